@@ -1,0 +1,31 @@
+# Two commands set up a fresh machine: `make demo` and `make test`. The rest is for daily work.
+PY ?= python3
+BIN := .venv/bin
+.PHONY: demo test test-fast lint bench shots clean
+
+demo: .venv/demo.stamp        ## the miniature study on this machine, watched live
+	$(BIN)/tunewatch demo $(ARGS)
+
+test: .venv/dev.stamp lint    ## everything, the slow ones too
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+
+test-fast: .venv/dev.stamp    ## what runs in a minute
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope $(ARGS)
+
+lint: .venv/dev.stamp         ## style, types, the four floors
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: .venv/dev.stamp        ## every benchmark with its reference, in one run each
+	for f in tests/bench/bench_*.py; do $(BIN)/python $$f || exit 1; done
+
+shots: .venv/dev.stamp        ## the pictures of README and docs
+	$(BIN)/python docs/shots.py
+
+clean:                        ## what a build left; runs stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/demo.stamp: pyproject.toml constraints.txt
+	.ci/setup $(PY) runner && touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt
+	.ci/setup $(PY) runner,eval,serve,dev --system && touch $@ .venv/demo.stamp

@@ -1,0 +1,69 @@
+"""Options, output and confirmation that the commands share, so that each says and asks the same way."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from runner.errors import RefusedError, UsageError
+
+Command = Callable[..., Any]
+
+
+def json_option(function: Command) -> Command:
+    """Add `--json`: one JSON document on stdout and nothing else there."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else there.")(
+        function
+    )
+
+
+def yes_option(function: Command) -> Command:
+    """Add `--yes`, the answer to the question that a deed asks."""
+    return click.option("--yes", is_flag=True, help="Answer the confirmation (for scripts).")(function)
+
+
+def emit_json(document: Any) -> None:
+    """Write one strict JSON document: a number that is not finite becomes null."""
+    click.echo(json.dumps(_finite(document), ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
+def read_only() -> bool:
+    """Whether deeds are refused (`--read-only` or TUNEWATCH_READ_ONLY=1)."""
+    return os.environ.get("TUNEWATCH_READ_ONLY", "") not in ("", "0")
+
+
+def refuse_if_read_only(deed: str) -> None:
+    """Raise RefusedError when this session may only look."""
+    if read_only():
+        raise RefusedError(f"{deed} is refused: tunewatch is read-only here.", hint="Unset TUNEWATCH_READ_ONLY.")
+
+
+def confirm_by_name(name: str, what: str, *, yes: bool, as_json: bool = False) -> None:
+    """Ask for `name` typed back before something that costs or destroys. `what` says what will happen and what is lost.
+
+    Raises UsageError when nobody is there to answer (no terminal, or JSON output) and `--yes` was not given, and
+    RefusedError when what was typed is not the name.
+    """
+    if yes:
+        return
+    if as_json or not click.get_text_stream("stdin").isatty():
+        raise UsageError(f"{what} needs the name '{name}' typed back.", hint="Give --yes to answer it from a script.")
+    click.echo(what, err=True)
+    typed = click.prompt(f"Type {name} to go on", default="", show_default=False, err=True)
+    if typed.strip() != name:
+        raise RefusedError("That is not the name; nothing was done.")
