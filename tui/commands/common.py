@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,7 @@ def confirm_by_name(name: str, what: str, *, yes: bool, as_json: bool = False) -
     """
     if yes:
         return
-    if as_json or not click.get_text_stream("stdin").isatty():
+    if as_json or not sys.stdin.isatty():
         raise UsageError(f"{what} needs the name '{name}' typed back.", hint="Give --yes to answer it from a script.")
     click.echo(what, err=True)
     typed = click.prompt(f"Type {name} to go on", default="", show_default=False, err=True)
