@@ -1,0 +1,273 @@
+"""Draws a `ChartSpec` as text: plotext makes the curves out of dots, everything else is laid over its cells here.
+
+This is the only module that imports plotext, and it does so at the first chart. plotext 6 keeps one global figure,
+so `render_chart` must be called from one thread (the screen's). Its area is drawn without axes, so that one cell is
+one cell of `Geometry`; grid, lines, marks, shades, cursor and labels are ours, because plotext has no cursor and
+paints white behind most of its own decorations.
+
+Layers, from below: shades · grid · vertical lines · cursor · curves · marks · labels of the vertical lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.style import Style
+from rich.text import Text
+
+from tui.axes import ChartSpec, Geometry, Marker, Role, Series, layout
+
+PLOTEXT_NAMES = (
+    "add_theme",
+    "figure.axes",
+    "figure.build",
+    "figure.clear",
+    "figure.draw",
+    "figure.legend",
+    "figure.plot_size",
+    "figure.ruler",
+    "figure.signal",
+    "figure.theme",
+    "marker",
+    "pixel",
+    "terminal.limit",
+)
+"""Every name of plotext that this file uses; a contract test looks each up in the installed version."""
+
+_ANSI = re.compile(r"\x1b\[([0-9;]*)m")
+_THEME = "tunewatch"
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Colours of a chart as #rrggbb, and the marker the terminal can show."""
+
+    roles: Mapping[Role, str]
+    shades: Mapping[Role, str]
+    """Background of a span, by its role; already mixed with the background of the screen."""
+    text: str
+    grid: str
+    cursor: str
+    marker: Marker = "braille"
+    key: str = field(default="", compare=True)
+    """Names the palette, for caches."""
+
+
+def render_chart(spec: ChartSpec, width: int, height: int, palette: Palette) -> Text:
+    """Draw `spec` on `width` x `height` cells. Pure: equal arguments give equal text."""
+    geometry = layout(spec, width, height)
+    if geometry is None:
+        return _nothing(spec.empty, width, height, palette)
+    cells = _Cells(geometry, palette)
+    cells.shade(spec)
+    cells.rules(spec)
+    cells.curves(spec)
+    cells.marks(spec)
+    cells.labels(spec)
+    return cells.text()
+
+
+def _nothing(words: str, width: int, height: int, palette: Palette) -> Text:
+    lines = [""] * max(height, 1)
+    lines[len(lines) // 2] = words[: max(width, 0)].center(max(width, 0)).rstrip()
+    return Text("\n".join(lines), style=palette.text, no_wrap=True)
+
+
+class _Cells:
+    """The plot area as rows of [glyph, foreground, background], composed layer by layer."""
+
+    def __init__(self, geometry: Geometry, palette: Palette) -> None:
+        self.geo = geometry
+        self.palette = palette
+        self.plain = palette.marker == "ascii"
+        self.rows: list[list[list[str]]] = [
+            [[" ", "", ""] for _ in range(geometry.columns)] for _ in range(geometry.rows)
+        ]
+
+    def shade(self, spec: ChartSpec) -> None:
+        """Backgrounds of the spans, clipped to the window."""
+        for span in spec.spans:
+            first, last = self._clip(span.lo), self._clip(span.hi)
+            if span.hi < self.geo.x_lo or span.lo > self.geo.x_hi:
+                continue
+            for row in self.rows:
+                for cell in row[first : last + 1]:
+                    cell[2] = self.palette.shades.get(span.role, "")
+
+    def _clip(self, x: float) -> int:
+        share = min(max(self.geo.share_x(x), 0.0), 1.0)
+        return round(share * (self.geo.columns - 1))
+
+    def rules(self, spec: ChartSpec) -> None:
+        """Grid, vertical lines and the cursor's column."""
+        for value, _ in self.geo.y_ticks:
+            row = self.geo.row_of(value)
+            if row is not None:
+                for cell in self.rows[row]:
+                    cell[0], cell[1] = "." if self.plain else "┈", self.palette.grid
+        for line in spec.vlines:
+            self._column(line.x, ":" if self.plain else "┊", self.palette.roles[line.role])
+        if spec.cursor is not None:
+            self._column(spec.cursor, "|" if self.plain else "│", self.palette.cursor)
+
+    def _column(self, x: float, glyph: str, colour: str) -> None:
+        column = self.geo.column_of(x)
+        if column is not None:
+            for row in self.rows:
+                row[column][0], row[column][1] = glyph, colour
+
+    def curves(self, spec: ChartSpec) -> None:
+        """What plotext drew, wherever it drew something."""
+        for curve, kept in zip(spec.series, self.geo.drawn, strict=True):
+            colour = self.palette.roles[curve.role]
+            for row, line in zip(self.rows, _plot(curve, kept, self.geo, self.palette.marker), strict=False):
+                for cell, glyph in zip(row, line, strict=False):
+                    if glyph != " ":
+                        cell[0], cell[1] = glyph, colour
+
+    def marks(self, spec: ChartSpec) -> None:
+        """Dots of sparse curves, the marks, and the cursor's reading points."""
+        for curve, kept in zip(spec.series, self.geo.drawn, strict=True):
+            if curve.points and len(kept) <= self.geo.columns // 2:
+                for i, _ in kept:
+                    self._glyph(curve.xs[i], curve.ys[i], "o" if self.plain else "●", self.palette.roles[curve.role])
+        for mark in spec.marks:
+            self._glyph(mark.x, mark.y, "*" if self.plain else mark.glyph, self.palette.roles[mark.role])
+
+    def _glyph(self, x: float, y: float, glyph: str, colour: str) -> None:
+        column, row = self.geo.column_of(x), self.geo.row_of(y)
+        if column is not None and row is not None:
+            self.rows[row][column][0], self.rows[row][column][1] = glyph, colour
+
+    def labels(self, spec: ChartSpec) -> None:
+        """Names of the vertical lines: in the first row that has room beside the line."""
+        taken: list[list[tuple[int, int]]] = [[] for _ in self.rows]
+        for line in spec.vlines:
+            column = self.geo.column_of(line.x)
+            if column is None or not line.label or len(line.label) + 2 > self.geo.columns:
+                continue
+            start = column + 1 if column + 1 + len(line.label) <= self.geo.columns else column - len(line.label)
+            end = start + len(line.label)
+            for row in range(min(4, len(self.rows))):
+                if all(end < a or b < start for a, b in taken[row]):
+                    taken[row].append((start, end))
+                    for offset, letter in enumerate(line.label):
+                        cell = self.rows[row][start + offset]
+                        cell[0], cell[1] = letter, self.palette.roles[line.role]
+                    break
+
+    def text(self) -> Text:
+        """The picture with gutter, axis and the labels below."""
+        out = Text(no_wrap=True, end="")
+        axis = Style.parse(self.palette.grid)
+        words = Style.parse(self.palette.text)
+        by_row = {self.geo.row_of(v): label for v, label in self.geo.y_ticks}
+        styles: dict[tuple[str, str], Style] = {}
+        for number, row in enumerate(self.rows):
+            label = by_row.get(number)
+            out.append(f"{label or '':>{self.geo.gutter - 1}} ", words)
+            out.append("|" if self.plain else ("┤" if label else "│"), axis)
+            for glyphs, fore, back in _runs(row):
+                key = (fore, back)
+                if key not in styles:
+                    styles[key] = Style(color=fore or None, bgcolor=back or None)
+                out.append(glyphs, styles[key])
+            out.append("\n")
+        out.append(self._x_labels(), words)
+        return out
+
+    def _x_labels(self) -> str:
+        line = [" "] * self.geo.width
+        free_from = 0
+        for value, label in self.geo.x_ticks:
+            column = self.geo.column_of(value)
+            if column is None:
+                continue
+            start = min(max(self.geo.gutter + 1 + column - len(label) // 2, 0), self.geo.width - len(label))
+            if start < free_from:
+                continue
+            line[start : start + len(label)] = label
+            free_from = start + len(label) + 2
+        return "".join(line).rstrip()
+
+
+def _runs(row: list[list[str]]) -> list[tuple[str, str, str]]:
+    """Join neighbouring cells of one style."""
+    out: list[tuple[str, str, str]] = []
+    glyphs, fore, back = "", row[0][1], row[0][2]
+    for glyph, f, b in row:
+        if (f, b) != (fore, back) and not (glyph == " " and b == back):
+            out.append((glyphs, fore, back))
+            glyphs, fore, back = "", f, b
+        glyphs += glyph
+    out.append((glyphs, fore, back))
+    return out
+
+
+_loaded: Any = None
+
+
+def _plotext() -> Any:
+    """Import plotext once, without its clamp to the size of a terminal that a test does not have."""
+    global _loaded
+    if _loaded is None:
+        import plotext
+
+        plotext.terminal.limit(False, False)
+        plotext.add_theme(
+            _THEME, canvas="default", text=((200, 200, 200), "default"), sequence=["red"], grid=(60, 60, 60)
+        )
+        _loaded = plotext
+    return _loaded
+
+
+def _plot(curve: Series, kept: tuple[tuple[int, int], ...], geo: Geometry, marker: Marker) -> list[str]:
+    """Let plotext draw one curve on a bare area of the plot's size; returns its rows.
+
+    Each curve has its own drawing: on a shared one the dots of a dim curve would take the colour of the bright one.
+    """
+    plotext = _plotext()
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(geo.columns, geo.rows)
+    figure.theme(_THEME)
+    figure.axes(False)
+    figure.legend(False)
+    for axis in ("x", "y"):
+        figure.ruler(axis).ticks([], [])
+        figure.ruler(axis).lim(0, 1)
+    glyphs = plotext.marker(
+        {"braille": "braille", "blocks": "hd", "ascii": "*"}[marker], pixel=plotext.pixel((9, 9, 9))
+    )
+    for xs, ys in _lines(curve, kept, geo):
+        signal = figure.signal(xs, ys, marker=glyphs)
+        figure.draw(signal.lines() if len(xs) > 1 else signal)
+    return _ANSI.sub("", str(figure.build())).split("\n")
+
+
+def _lines(curve: Series, kept: tuple[tuple[int, int], ...], geo: Geometry) -> list[tuple[list[float], list[float]]]:
+    """Each run of a curve in shares of the axes, cut at the ends of the window."""
+    runs: dict[int, tuple[list[float], list[float]]] = {}
+    for i, run in kept:
+        y = curve.ys[i]
+        if geo.log_y and y <= 0:
+            continue
+        xs, ys = runs.setdefault(run, ([], []))
+        xs.append(geo.share_x(curve.xs[i]))
+        ys.append(geo.share_y(y))
+    return [_cut(xs, ys) for xs, ys in runs.values() if xs]
+
+
+def _cut(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
+    """Move the points beyond the window onto its ends, along their line."""
+    if len(xs) > 1 and xs[0] < 0 < xs[1]:
+        ys[0] += (ys[1] - ys[0]) * (0 - xs[0]) / (xs[1] - xs[0])
+        xs[0] = 0.0
+    if len(xs) > 1 and xs[-2] < 1 < xs[-1]:
+        ys[-1] = ys[-2] + (ys[-1] - ys[-2]) * (1 - xs[-2]) / (xs[-1] - xs[-2])
+        xs[-1] = 1.0
+    inside = [i for i, x in enumerate(xs) if -1e-9 <= x <= 1 + 1e-9]
+    return [min(max(xs[i], 0.0), 1.0) for i in inside], [min(max(ys[i], 0.0), 1.0) for i in inside]
