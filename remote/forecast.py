@@ -1,0 +1,131 @@
+"""From what is known of a run to what is shown of its end: one pure call for command line, screens and migration.
+
+    run_view(history, *, max_steps=None) -> RunView
+    forecast_run(history, rule=None, offers=(), *, dph=None, here=None, budget=None, deadline_h=None,
+                 max_steps=None, rate=None, scenario=False, seed=0, n=256) -> RunForecast
+
+`history` is a `runner.history.RunHistory`. `rule` is the auto-stop rule to forecast under; None takes the rule the
+run declared, and where there is none either (a foreign run) no auto-stop is assumed and the run goes to its horizon.
+`offers` are `estimator.offer.Offer`s (`remote.market.load_offers`, or `Offer.from_row`). `here` is the
+offer of the box the run is on; with `dph` alone (USD/h) the stay row is priced without a listing. `budget` is USD and
+`deadline_h` hours, both from now. `rate` (steps/s) overrides what was measured. `scenario=True` asks for the fixed
+horizon with the factors 1.2 / 1.0 / 0.6 instead of the forecast.
+
+`RunForecast.stop` is None when the horizon is unknown, `.throughput` is None before two readings of progress, `.quotes`
+is empty and `.stay` None when either is missing. No clock and no I/O; the same arguments give the same answer, so a
+caller may skip the call while `history` is the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from estimator.offer import Offer
+from estimator.plateau import StopForecast, certain, forecast_stop
+from estimator.quote import Comparison, Quote, compare, scenario_quotes
+from estimator.throughput import Throughput, throughput
+from estimator.view import RunView, make_view
+from runner.autostop import StopRule
+from runner.history import RunHistory
+
+
+@dataclass(frozen=True, slots=True)
+class RunForecast:
+    """Everything the screens say about the end of a run."""
+
+    view: RunView
+    throughput: Throughput | None
+    stop: StopForecast | None
+    """The coming stop step; a certain one at the horizon when no auto-stop is known."""
+    rule: StopRule | None
+    """The rule it was made under."""
+    quotes: tuple[Quote, ...] = ()
+    stay: Quote | None = None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the P50 stop on this box."""
+        if self.throughput is None or self.stop is None:
+            return None
+        return self.throughput.seconds(max(0, self.stop.p50 - self.view.step))
+
+    def to_json(self) -> dict[str, Any]:
+        """`estimate --json`: quotes and stay, with what they rest on."""
+        thr = self.throughput
+        return {
+            "quotes": [quote.to_json() for quote in self.quotes],
+            "stay": None if self.stay is None else self.stay.to_json(),
+            "projected": None if self.stop is None else self.stop.to_json(),
+            "throughput": None
+            if thr is None
+            else {
+                "step_s": thr.step_s,
+                "eval_s": thr.eval_s,
+                "save_s": thr.save_s,
+                "effective_steps_per_s": thr.effective_sps,
+                "log_sd": thr.log_sd,
+                "drift": thr.drift,
+                "source": thr.source,
+            },
+        }
+
+
+def run_view(history: RunHistory, *, max_steps: int | None = None) -> RunView:
+    """Strip a history down to what the mathematics needs; `max_steps` overrides what the run says."""
+    return make_view(
+        step=history.step,
+        horizon=max_steps if max_steps is not None else history.max_steps,
+        elapsed_s=history.elapsed_s,
+        evals=[(e.step, e.eval_loss, e.eval_runtime) for e in history.evals],
+        frames=[(f.step, f.elapsed_s, f.process) for f in history.frames],
+        pauses=[(p.step, p.kind, p.seconds, p.process) for p in history.pauses],
+    )
+
+
+def forecast_run(
+    history: RunHistory,
+    rule: StopRule | None = None,
+    offers: Sequence[Offer] = (),
+    *,
+    dph: float | None = None,
+    here: Offer | None = None,
+    budget: float | None = None,
+    deadline_h: float | None = None,
+    max_steps: int | None = None,
+    rate: float | None = None,
+    scenario: bool = False,
+    seed: int = 0,
+    n: int = 256,
+) -> RunForecast:
+    """Forecast stop step, finish time and bill of a run; see the head of this file for the arguments."""
+    view = run_view(history, max_steps=max_steps)
+    rule = rule or history.rule
+    rng = np.random.default_rng(seed)
+    thr = throughput(view) if rate is None else given_rate(rate, view)
+    stop: StopForecast | None = None
+    if view.horizon is not None:
+        if rule is None or scenario or history.ended is not None:
+            end = view.step if history.ended is not None else view.horizon
+            stop = certain(end, n, view.horizon, "ended" if history.ended is not None else "horizon")
+        else:
+            stop = forecast_stop(view, rule, rng, n=n)
+    if here is None and dph is not None:
+        here = Offer(id="stay", gpu="this box", dph=dph, speed=1.0, setup_h=0.0, current=True)
+    table = Comparison((), None)
+    if thr is not None and stop is not None:
+        if scenario:
+            table = scenario_quotes(max(0, stop.p50 - view.step), thr.effective_sps, offers, here=here)
+        else:
+            table = compare(offers, stop, thr, rng, step=view.step, here=here, budget=budget, deadline_h=deadline_h)
+    return RunForecast(view, thr, stop, rule, table.quotes, table.stay)
+
+
+def given_rate(rate: float, view: RunView) -> Throughput:
+    """A throughput that somebody typed: steps/s with evals and saves in."""
+    if not rate > 0:
+        raise ValueError(f"rate has to be above 0 steps per second, not {rate!r}")
+    return Throughput(1.0 / rate, 0.0, 0.0, view.eval_every, None, 0.0, 0, "given")
