@@ -175,7 +175,7 @@ class FakeVast:
                 raise refusal(400, "invalid_request", f"cannot filter on computed column {name}")
             for operator, wanted in conditions.items():
                 rows = [row for row in rows if _match(row.get(name), operator, wanted)]
-        token = query.get("after_token")
+        token = str(query.get("after_token") or "")
         if token:
             if not token.isdigit():
                 raise refusal(400, "invalid_token", "bad after_token")
