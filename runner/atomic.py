@@ -18,9 +18,11 @@ BALLAST_BYTES = 1 << 20
 """Bytes; the last status, summary and log lines need far less."""
 
 
-def write_atomic(path: PathLike, data: bytes) -> None:
+def write_atomic(path: PathLike, data: bytes, *, durable: bool = True) -> None:
     """Replace a file so that a reader sees the old bytes or the new ones, and so that they survive a power cut.
 
+    `durable=False` leaves the flushing to the kernel: for a heartbeat, which nobody wants back after a power cut and
+    which must not wait for a checkpoint that is on its way to the same disk.
     Raises OSError; the old file is untouched then, and nothing is left beside it.
     """
     target = Path(path)
@@ -31,14 +33,16 @@ def write_atomic(path: PathLike, data: bytes) -> None:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
         beside.replace(target)
     except OSError:
         beside.unlink(missing_ok=True)
         raise
-    sync_folder(target.parent)
+    if durable:
+        sync_folder(target.parent)
 
 
 def sync_folder(path: PathLike) -> None:

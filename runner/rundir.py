@@ -175,17 +175,18 @@ def read_status(source: bytes | PathLike) -> Status | None:
     return status
 
 
-def write_status(path: PathLike, status: Status) -> None:
-    """Replace status.json. On a full disk the ballast beside it is given up and the write tried once more.
+def write_status(path: PathLike, status: Status, *, last: bool = True) -> None:
+    """Replace status.json.
 
-    Raises OSError when it could not be written; the old status is whole then.
+    The last words (`last=True`) are flushed to disk, and on a full disk the ballast is given up for them; a heartbeat
+    (`last=False`) does neither. Raises OSError when it could not be written; the old status is whole then.
     """
     target = Path(path)
     data = json.dumps(asdict(status)).encode()
     try:
-        write_atomic(target, data)
+        write_atomic(target, data, durable=last)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not release_ballast(target.parent):
+        if not last or error.errno not in (errno.ENOSPC, errno.EDQUOT) or not release_ballast(target.parent):
             raise
         write_atomic(target, data)
 
