@@ -1,0 +1,63 @@
+"""Pack recorded curves into the library that ships: `python -m estimator.pack curves.jsonl [curves.npz]`.
+
+Input: one JSON object a line with kind, repo, path, sub and evals = [[step, loss, eval_runtime, elapsed], ...].
+The result is written the same for the same input, so a rebuilt file can be compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from estimator.library import FILE, Curve
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """Read the JSON lines; raises ValueError with the line number for a line that is not a curve."""
+    curves: list[Curve] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row: dict[str, Any] = json.loads(line)
+            rows = [[np.nan if v is None else float(v) for v in entry] for entry in row["evals"]]
+            table = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+            spare = np.full((len(rows), max(0, 4 - table.shape[1])), np.nan)
+            steps, losses, runtimes, elapsed = np.column_stack([table, spare])[:, :4].T
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: not a curve ({error})") from error
+        names = (str(row.get(key, "")) for key in ("kind", "repo", "path", "sub"))
+        curves.append(Curve(*names, steps, losses, runtimes, elapsed))
+    return curves
+
+
+def pack(curves: list[Curve], out: Path) -> int:
+    """Write the packed file; returns its size in bytes."""
+    arrays = {
+        "lengths": np.array([len(c.losses) for c in curves], dtype=np.int32),
+        **{key: np.array([getattr(c, key) for c in curves]) for key in ("kind", "repo", "path", "sub")},
+        **{key: np.concatenate([getattr(c, key) for c in curves]) for key in ("steps", "losses")},
+        **{
+            key: np.concatenate([getattr(c, key) for c in curves]).astype(np.float32).astype(np.float64)
+            for key in ("runtimes", "elapsed")
+        },
+    }
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, array in arrays.items():
+            buffer = BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (2020, 1, 1, 0, 0, 0)), buffer.getvalue(), 8, 9)
+    return out.stat().st_size
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1])
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else FILE
+    packed = read_curves(source)
+    sys.stdout.write(f"{len(packed)} curves, {pack(packed, target)} bytes in {target}\n")
