@@ -51,7 +51,7 @@ def judge_end(returncode: int | None, *, asked: str, killed: bool, oom_kills: in
     kills for memory during the run. `tail` is the end of what this run wrote to its log.
     """
     if returncode is None:
-        return _unwaited(asked, tail)
+        return _by_signal(signal.SIGKILL, asked, killed, oom_kills) if killed else _unwaited(asked, tail)
     if returncode < 0:
         return _by_signal(-returncode, asked, killed, oom_kills)
     if returncode > 128 and returncode - 128 in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):

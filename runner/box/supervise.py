@@ -172,6 +172,8 @@ class Supervisor:
     def _start(self) -> Started | None:
         """Start the command in its own session; None, with a line in the log, when it cannot be started."""
         self._forget_old_request()
+        self._log_start = max(0, _size(self.run_dir.log))
+        self._sizes = (_size(self.run_dir.metrics), _size(self.run_dir.log))  # what an earlier run wrote is not news
         make_ballast(self.run_dir.path)
         self.status.state = "starting"
         self._beat()
@@ -179,7 +181,6 @@ class Supervisor:
         env = {**os.environ, "PYTHONUNBUFFERED": "1", "TUNEWATCH_RUN_DIR": str(self.run_dir.path.resolve())}
         log = os.open(self.run_dir.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            self._log_start = os.fstat(log).st_size
             child = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
