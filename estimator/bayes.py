@@ -69,14 +69,15 @@ def power_law_paths(losses: Floats, length: int, n: int, rng: np.random.Generato
     for j in range(length - k):
         offset = AR * offset + shocks[j]
         paths[j] += offset
-    return paths.T
+    futures: Floats = paths.T
+    return futures
 
 
 def _noise(losses: Floats) -> float:
     """Prior scale of the noise: a fraction of the median bend, most of which is curvature and not noise."""
     if len(losses) < 3:
         return NOISE_FLOOR
-    return max(float(np.median(np.abs(np.diff(losses, 2)))) * 0.45 / np.sqrt(6), NOISE_FLOOR)
+    return max(float(np.median(np.abs(np.diff(losses, 2)))) * 0.184, NOISE_FLOOR)  # 0.45 / sqrt(6)
 
 
 def _design(length: int) -> Floats:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,13 @@ class Curve:
     def family(self) -> str:
         """Fine-tunes with the Hugging Face Trainer are one family, every other kind is its own."""
         return "hf" if self.kind.startswith("hf") else self.kind
+
+
+def make_curve(names: Sequence[str], columns: Sequence[Floats]) -> Curve:
+    """A curve from kind, repo, path, sub and from steps, losses, runtimes, elapsed."""
+    kind, repo, path, sub = names
+    steps, losses, runtimes, elapsed = columns
+    return Curve(kind, repo, path, sub, steps, losses, runtimes, elapsed)
 
 
 def group_of(kind: str, repo: str, path: str) -> str:
@@ -184,7 +191,8 @@ def describe(raw: Floats, reference: Floats, bad: Ints, k: Ints, length: Ints, u
 
 
 def _slog(x: Floats) -> Floats:
-    return np.sign(x) * np.log1p(np.abs(x))
+    signed: Floats = np.sign(x) * np.log1p(np.abs(x))
+    return signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +309,6 @@ def load(path: Path) -> list[Curve]:
         names = [packed[key] for key in ("kind", "repo", "path", "sub")]
         columns = [packed[key] for key in ("steps", "losses", "runtimes", "elapsed")]
     return [
-        Curve(*(str(name[i]) for name in names), *(column[a:b] for column in columns))
+        make_curve([str(name[i]) for name in names], [column[a:b] for column in columns])
         for i, (a, b) in enumerate(zip(starts, ends, strict=True))
     ]

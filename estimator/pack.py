@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from estimator.library import FILE, Curve
+from estimator.library import FILE, Curve, make_curve
 
 
 def read_curves(path: Path) -> list[Curve]:
@@ -29,11 +29,10 @@ def read_curves(path: Path) -> list[Curve]:
             rows = [[np.nan if v is None else float(v) for v in entry] for entry in row["evals"]]
             table = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
             spare = np.full((len(rows), max(0, 4 - table.shape[1])), np.nan)
-            steps, losses, runtimes, elapsed = np.column_stack([table, spare])[:, :4].T
+            columns = list(np.column_stack([table, spare])[:, :4].T)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: not a curve ({error})") from error
-        names = (str(row.get(key, "")) for key in ("kind", "repo", "path", "sub"))
-        curves.append(Curve(*names, steps, losses, runtimes, elapsed))
+        curves.append(make_curve([str(row.get(key, "")) for key in ("kind", "repo", "path", "sub")], columns))
     return curves
 
 
