@@ -1,0 +1,207 @@
+"""Weights in, with the mask they were made for: the only way a model is loaded in this project.
+
+A stock checkpoint (Ministral 3 in its multimodal layout or text only, Llama-like) takes the mask that the recipe asks
+for. A checkpoint of ours has its mask in config.json and is refused under another one unless the caller says that the
+difference is the experiment (`override=True`, the non-prefill comparison). No weight is ever left at its random start:
+a missing key is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.errors import NotFoundError, UsageError
+from runner.recipe import MaskMode
+from runner.study.mask import ATTENTION, PREFIX_CLASSES, MaskError, PrefixLM
+
+_TEXT_KEYS = {r"^language_model\.model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
+"""Where the text part of a multimodal Mistral 3 checkpoint keeps its weights."""
+
+
+class Loaded(NamedTuple):
+    """A model ready to use, and what was found out about it."""
+
+    model: Any
+    tokenizer: Any
+    recorded: MaskMode | None
+    """The mask in the checkpoint's metadata; None for a stock checkpoint."""
+    notes: tuple[str, ...]
+
+
+def load_model(
+    source: str | Path,
+    *,
+    mask: MaskMode,
+    revision: str = "main",
+    attention: str = "sdpa",
+    dtype: str = "float32",
+    override: bool = False,
+) -> Loaded:
+    """Load model and tokenizer from a local directory or a Hub id under `mask`.
+
+    Raises NotFoundError for a name that does not exist, UsageError for a model that cannot be used, MaskError when the
+    checkpoint was made for another mask and `override` is False.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    if attention not in ATTENTION:
+        raise MaskError(f"Attention '{attention}' ignores the prompt mask.", hint=f"Use one of {', '.join(ATTENTION)}.")
+    name, notes = str(source), []
+    where: dict[str, Any] = {} if Path(name).is_dir() else {"revision": revision}
+    if (Path(name) / "adapter_config.json").is_file():
+        return _load_adapter(Path(name), mask=mask, attention=attention, dtype=dtype, override=override)
+    with _translated(name, revision):
+        config = AutoConfig.from_pretrained(name, **where)
+    recorded: MaskMode | None = getattr(config, "prompt_mask", None)
+    if recorded is not None and recorded != mask and not override:
+        raise MaskError(
+            f"{name} was made under the mask '{recorded}' and is asked for under '{mask}'.",
+            hint="Evaluate it under its own mask, or run the comparison, which changes the mask on purpose.",
+        )
+    extra: dict[str, Any] = {}
+    if config.model_type == "mistral3":
+        quantization = getattr(config, "quantization_config", None)
+        config = config.text_config
+        if quantization is not None:
+            config.quantization_config = quantization
+        extra["key_mapping"] = _TEXT_KEYS
+        notes.append("text part of a multimodal checkpoint")
+    stock = str(config.model_type).removeprefix("prefix_")
+    if stock not in PREFIX_CLASSES:
+        known = ", ".join(sorted(PREFIX_CLASSES))
+        raise UsageError(f"{name} is a '{config.model_type}' model; the prefix mask is built for {known}.")
+    config_class, model_class = PREFIX_CLASSES[stock]
+    if dequantise := dequantised(config):
+        extra["quantization_config"] = dequantise
+        notes.append("FP8 weights dequantised")
+    settings = {k: v for k, v in config.to_dict().items() if k not in _NOT_CARRIED}
+    ours = config_class(**settings, prompt_mask=mask)
+    with _translated(name, revision):
+        model, report = model_class.from_pretrained(
+            name,
+            config=ours,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            output_loading_info=True,
+            **where,
+            **extra,
+        )
+    missing = sorted(report["missing_keys"])
+    if missing or report["mismatched_keys"]:
+        shown = ", ".join(missing[:3]) or str(next(iter(report["mismatched_keys"])))
+        raise UsageError(
+            f"{name} lacks {len(missing) or 'matching'} weights that the model needs ({shown}).",
+            hint="Loading it would leave them at random values.",
+        )
+    tokenizer = _load_tokenizer(name, where, notes)
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return Loaded(model, tokenizer, recorded, tuple(notes))
+
+
+_NOT_CARRIED = ("model_type", "architectures", "prompt_mask", "transformers_version", "quantization_config", "dtype")
+
+
+def dequantised(config: Any) -> Any:
+    """The quantisation setting that loads FP8 weights as ordinary ones; None when there is nothing to undo.
+
+    Raises UsageError for another quantisation: training on top of it is not the same experiment.
+    """
+    from transformers import FineGrainedFP8Config
+
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    settings = dict(found) if isinstance(found, dict) else found.to_dict()
+    method = str(getattr(settings.get("quant_method"), "value", settings.get("quant_method")))
+    if method != "fp8":
+        raise UsageError(f"The checkpoint is quantised with '{method}'; only FP8 can be dequantised for training.")
+    settings.pop("quant_method")
+    return FineGrainedFP8Config(**{**settings, "dequantize": True})
+
+
+def read_mask(checkpoint: str | Path) -> MaskMode | None:
+    """The mask recorded in a local checkpoint's config.json; None for a stock one. Loads nothing."""
+    path = Path(checkpoint) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise NotFoundError(f"{checkpoint} holds no config.json: it is no checkpoint.") from None
+    mode: MaskMode | None = config.get("prompt_mask")
+    return mode
+
+
+def set_mask(model: PrefixLM, mask: MaskMode) -> None:
+    """Change the mask of a loaded model on purpose (stage 2 after stage 1, the comparison); it is saved with it."""
+    model.config.prompt_mask = mask
+
+
+def _load_tokenizer(name: str, where: dict[str, Any], notes: list[str]) -> Any:
+    from transformers import AutoTokenizer
+
+    with _translated(name, where.get("revision", "main")):
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    if tokenizer.eos_token_id is None:
+        raise UsageError(f"The tokenizer of {name} has no end token; an answer could never end.")
+    if tokenizer.pad_token_id is None:
+        # padding is masked and never labelled, so any token will do; the end token is always there
+        tokenizer.pad_token = tokenizer.eos_token
+        notes.append("no pad token: padding with the end token")
+    return tokenizer
+
+
+def _load_adapter(path: Path, *, mask: MaskMode, attention: str, dtype: str, override: bool) -> Loaded:
+    """A LoRA checkpoint: its base under the mask, the adapter merged into it."""
+    peft = peft_package()
+    settings = json.loads((path / "adapter_config.json").read_text())
+    base = load_model(
+        settings["base_model_name_or_path"],
+        mask=mask,
+        revision=settings.get("revision") or "main",
+        attention=attention,
+        dtype=dtype,
+        override=override,
+    )
+    recorded: MaskMode | None = settings.get("tunewatch_prompt_mask")
+    if recorded is not None and recorded != mask and not override:
+        raise MaskError(f"The adapter {path} was trained under '{recorded}' and is asked for under '{mask}'.")
+    model = peft.PeftModel.from_pretrained(base.model, str(path)).merge_and_unload()
+    return base._replace(model=model, recorded=recorded, notes=(*base.notes, "LoRA adapter merged"))
+
+
+def peft_package() -> Any:
+    """The package peft, or a sentence that says how to get it."""
+    try:
+        import peft
+    except ModuleNotFoundError:
+        raise UsageError("LoRA needs the package peft, which is not installed.", hint="pip install peft") from None
+    return peft
+
+
+class _translated:  # noqa: N801 - reads as a word in a with statement
+    """Turns what transformers and the Hub raise for a wrong name into a sentence."""
+
+    def __init__(self, name: str, revision: str) -> None:
+        self.name, self.revision = name, revision
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if error is None or not isinstance(error, (OSError, ValueError)) or isinstance(error, UsageError):
+            return
+        text = str(error)
+        if Path(self.name).exists():
+            raise UsageError(f"{self.name} cannot be loaded: {text.splitlines()[0]}") from error
+        if "gated" in text or "401" in text or ("private" in text and "HF_TOKEN" not in text):
+            hint = "Set HF_TOKEN if it is private or gated."
+        elif "revision" in text.lower():
+            hint = f"Is there a branch, tag or commit '{self.revision}'?"
+        else:
+            hint = "Name a local directory or a Hub id; private ones need HF_TOKEN."
+        raise NotFoundError(
+            f"No model '{self.name}' at revision '{self.revision}' could be loaded.", hint=hint
+        ) from error

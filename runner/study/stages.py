@@ -1,0 +1,281 @@
+"""The stages of the study: what each kind of recipe does, and how its end is told.
+
+Stage 1 evaluates the base model causally, stage 2 with the prompt attending to itself, stage 3 and 5 fine-tune under
+that mask, stage 4 evaluates the result under it, and the comparison evaluates it causally. Stage 5 and the miniature
+study run stage 4 and the comparison themselves and end in summary.json. Whatever happens, the last event in
+metrics.jsonl says how the run ended and with which code; a stage that an earlier process of this run has finished is
+not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner import rundir
+from runner.config import with_settings, write_resolved
+from runner.errors import NotFoundError, RunExit, TunewatchError, UsageError
+from runner.metrics import MetricsReader, MetricsWriter
+from runner.recipe import MaskMode, Recipe
+from runner.rundir import RunDir
+from runner.study import demo
+from runner.study.callbacks import StopFlag, say
+from runner.study.data import Prepared, prepare, read_pairs
+from runner.study.load import Loaded, load_model, set_mask
+from runner.study.train import Outcome, fine_tune, is_disk_full
+
+
+class Asked(Exception):  # noqa: N818 - not an error: somebody asked this process to stop
+    """Raised between two pieces of work when a stop was asked for."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One task under one mask."""
+
+    acc: float
+    stderr: float
+    n: int
+    """Items."""
+
+
+@dataclass(frozen=True)
+class StageScores:
+    """One stage: the macro is the unweighted mean over its tasks."""
+
+    name: str
+    mask: MaskMode
+    tasks: Mapping[str, Score]
+    details: Mapping[str, Any]
+    """Versions, sample counts, metric names: what a reader needs to believe the numbers."""
+
+    @property
+    def macro(self) -> float:
+        """Unweighted mean accuracy over the tasks."""
+        return sum(score.acc for score in self.tasks.values()) / len(self.tasks)
+
+    @property
+    def macro_stderr(self) -> float:
+        """Standard error of the macro, the tasks taken as independent."""
+        return math.sqrt(sum(score.stderr**2 for score in self.tasks.values())) / len(self.tasks)
+
+    def document(self) -> dict[str, Any]:
+        """What metrics.json says."""
+        return {
+            "stage": self.name,
+            "mask": self.mask,
+            "macro": self.macro,
+            "macro_stderr": self.macro_stderr,
+            "macro_rule": "unweighted mean over tasks",
+            "tasks": {task: {"acc": s.acc, "stderr": s.stderr, "n": s.n} for task, s in self.tasks.items()},
+            **self.details,
+        }
+
+
+class Study:
+    """One process of one recipe in one run directory."""
+
+    def __init__(self, recipe: Recipe, run: RunDir, *, resume: Path | None = None) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.resume = resume
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.flag = StopFlag(run.path)
+        self.writer: MetricsWriter | None = None
+        self.done: dict[str, dict[str, Any]] = {}
+        """Stages with a result: name to {"macro", "tasks"}."""
+        self.outcome: Outcome | None = None
+
+    def main(self) -> RunExit:
+        """Run the recipe to its end and return the exit code; never raises for what a run can meet."""
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        self.flag.arm()
+        if self.rank == 0:
+            self._open()
+        code, reason = self._guarded(self._run)
+        if self.writer is not None:
+            step = self.outcome.step if self.outcome else None
+            runtime = self.outcome.runtime_s if self.outcome else None
+            self.writer.write("end", step=step, reason=reason, rc=int(code), runtime_s=runtime)
+            self.writer.close()
+        return code
+
+    def _open(self) -> None:
+        self.run.open_log()
+        earlier = MetricsReader()
+        if self.run.metrics.exists():
+            earlier.feed(self.run.metrics.read_bytes())
+        self.done = {s.name: {"macro": s.macro, "tasks": dict(s.tasks)} for s in earlier.history().stages}
+        self.writer = MetricsWriter(self.run.metrics)
+        write_resolved(self.run.config, self.recipe)
+
+    def _guarded(self, work: Callable[[], tuple[RunExit, str]]) -> tuple[RunExit, str]:
+        """Give each thing that can happen its exit code and one sentence in the log."""
+        try:
+            return work()
+        except Asked as asked:
+            say(f"stop: {asked}")
+            return RunExit.STOPPED, f"asked: {asked}"
+        except torch.cuda.OutOfMemoryError as error:
+            say(out_of_memory(self.recipe, error))
+            return RunExit.CUDA_OOM, "CUDA out of memory"
+        except TunewatchError:
+            if self.writer is not None:
+                self.writer.write("end", step=None, reason="refused", rc=2, runtime_s=None)
+                self.writer.close()
+                self.writer = None
+            raise
+        except (OSError, RuntimeError) as error:
+            if not is_disk_full(error) and not _safetensors_full(error):
+                raise
+            freed = self._drop_torn()
+            kept = rundir.newest_whole_checkpoint(self.run.checkpoints, hashes=False)
+            traceback.print_exc()
+            say(
+                f"disk full: {freed} torn checkpoint(s) removed; {kept.name if kept else 'no whole checkpoint'} is kept"
+            )
+            return RunExit.DISK_FULL, "disk full"
+
+    def _drop_torn(self) -> int:
+        torn = [p for p in rundir.checkpoints(self.run.checkpoints) if not (p / rundir.MANIFEST).is_file()]
+        for path in torn:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(torn)
+
+    def _run(self) -> tuple[RunExit, str]:
+        kind = self.recipe.kind
+        if kind in ("stage1", "stage2", "stage4"):
+            source = self.recipe.model.checkpoint if kind == "stage4" else self.recipe.model.base
+            self.evaluate(kind, self.load(source), self.recipe.mask)
+            return RunExit.FINISHED, "evaluated"
+        if kind == "demo":
+            base = self.load(self.recipe.model.base, mask="causal")
+            self.evaluate("stage1", base, "causal")
+            self.evaluate("stage2", base, "prompt_bidirectional")
+        self.outcome = self._train()
+        if self.outcome.code not in (RunExit.FINISHED, RunExit.AUTO_STOPPED):
+            return self.outcome.code, self.outcome.reason
+        if kind != "stage3" and self.recipe.evaluate.tasks and self.outcome.best is not None:
+            say(f"stage 4 and the comparison use {self.outcome.best.name}")
+            tuned = self.load(str(self.outcome.best))
+            self.evaluate("stage4", tuned, self.recipe.mask)
+            self.evaluate("non_prefill", tuned, "causal")
+        if self.rank == 0:
+            self._summarise(self.outcome)
+        return self.outcome.code, self.outcome.reason
+
+    def load(self, source: str, *, mask: MaskMode | None = None) -> Loaded:
+        """The weights of `source` under the recipe's mask (or another), on the device that is there."""
+        model = self.recipe.model
+        loaded = load_model(
+            demo.source(source),
+            mask=mask or self.recipe.mask,
+            revision=model.revision,
+            attention=model.attention,
+            dtype=model.dtype,
+        )
+        for note in loaded.notes:
+            say(f"model: {note}")
+        if torch.cuda.is_available():
+            loaded.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+        return loaded
+
+    def evaluate(self, name: str, loaded: Loaded, mask: MaskMode) -> None:
+        """Run the downstream tasks under `mask` and record the stage."""
+        if name in self.done:
+            say(f"{name}: macro {self.done[name]['macro']:.4f}, from an earlier process of this run")
+            return
+        if (reason := self.flag.reason()) is not None:
+            raise Asked(reason)
+        if self.writer is not None:
+            self.writer.write("stage_begin", name=name)
+        set_mask(loaded.model, mask)
+        scores = downstream(self.recipe, name, loaded, mask)
+        if self.writer is None:
+            return
+        tasks = {task: score.acc for task, score in scores.tasks.items()}
+        self.done[name] = {"macro": scores.macro, "tasks": tasks}
+        self.writer.write("stage", name=name, macro=scores.macro, tasks=tasks)
+        file = "metrics.json" if self.recipe.kind == name else f"metrics-{name}.json"
+        rundir.write_atomic(self.run.path / file, json.dumps(scores.document(), indent=1).encode())
+        shown = ", ".join(f"{task} {value:.3f}" for task, value in tasks.items())
+        say(f"{name} ({mask}): macro {scores.macro:.4f} ({shown})")
+
+    def _train(self) -> Outcome:
+        if self.writer is not None:
+            self.writer.write("stage_begin", name="stage3" if self.recipe.kind == "stage3" else "stage5")
+        resume = self.resume
+        if resume is not None and (problems := rundir.verify_manifest(resume)):
+            raise UsageError(f"{resume} cannot be resumed from: {problems[0]}.")
+        loaded = self.load(self.recipe.model.base)
+        data = training_data(self.recipe, loaded.tokenizer)
+        if self.rank == 0:
+            say(data.in_words())
+            say(f"model: {loaded.model.num_parameters():,} parameters, mask {self.recipe.mask}")
+        return fine_tune(
+            self.recipe, loaded.model, loaded.tokenizer, data, self.run, self.writer, self.flag, resume=resume
+        )
+
+    def _summarise(self, outcome: Outcome) -> None:
+        from runner.study.summary import write_summary
+
+        write_summary(self.run, self.recipe, outcome, self.done)
+
+
+def resume_point(run: RunDir, named: str | None) -> Path | None:
+    """The checkpoint to go on from: the one that was named, else the newest whole one of the run, else None.
+
+    Raises NotFoundError for a name that is no checkpoint.
+    """
+    if named:
+        path = Path(named)
+        if not path.is_dir():
+            raise NotFoundError(f"There is no checkpoint {path}.")
+        return path if rundir.checkpoint_step(path) is not None else rundir.newest_whole_checkpoint(path)
+    return rundir.newest_whole_checkpoint(run.checkpoints)
+
+
+def training_data(recipe: Recipe, tokenizer: Any) -> Prepared:
+    """The train and eval set of a recipe."""
+    if recipe.data.dataset == "demo":
+        return demo.prepared(recipe.data, tokenizer)
+    if not recipe.data.dataset:
+        raise UsageError("data.dataset is empty; it names a Hub data set or a .jsonl file.")
+    return prepare(read_pairs(recipe.data), tokenizer, recipe.data)
+
+
+def downstream(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageScores:
+    """The tasks of the recipe under `mask`."""
+    if recipe.evaluate.tasks == ("demo",):
+        return demo.downstream(recipe, name, loaded, mask)
+    from runner.study.evaluate import harness
+
+    return harness(recipe, name, loaded, mask)
+
+
+def out_of_memory(recipe: Recipe, error: BaseException) -> str:
+    """What to say when the card was too small, with three ways out."""
+    train = recipe.train
+    ways = [
+        f"halve batch_size (now {train.batch_size}) and double grad_accum (now {train.grad_accum})",
+        f"shorten max_length (now {recipe.data.max_length}), or set activation_checkpointing=true and loss_chunk=256",
+        f"a smaller optimizer (now {train.optimizer}): adamw_8bit, adafactor, or lora_rank=16",
+    ]
+    lines = [f"CUDA out of memory: {str(error).splitlines()[0]}", *(f"  - {way}" for way in ways)]
+    return "\n".join(lines)
+
+
+def _safetensors_full(error: BaseException) -> bool:
+    return "No space left" in str(error)
+
+
+__all__ = ["Asked", "Score", "StageScores", "Study", "downstream", "resume_point", "training_data", "with_settings"]

@@ -1,0 +1,242 @@
+"""One fine-tune: a plain Hugging Face Trainer with our model class, our collator and a handful of callbacks.
+
+`log.txt` is therefore real Trainer output and everything the Trainer can do (DDP and FSDP through torchrun, every
+scheduler and optimiser) works. How a run ended is its `Outcome`; what is kept of it lies in the run directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments, set_seed
+
+from runner import rundir
+from runner.autostop import Phase, StopState
+from runner.errors import RunExit, UsageError
+from runner.metrics import MetricsWriter
+from runner.recipe import Recipe
+from runner.rundir import RunDir
+from runner.study.callbacks import (
+    AutoStop,
+    Checkpoints,
+    Metrics,
+    StopFlag,
+    StopOnNonFinite,
+    StopOnRequest,
+    saved_machine,
+    say,
+)
+from runner.study.data import PrefixCollator, Prepared
+
+_OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
+"""Our words to the Trainer's; adamw_8bit needs bitsandbytes and a GPU."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a fine-tune ended."""
+
+    step: int
+    code: RunExit
+    reason: str
+    """In words: the horizon, the plateau, who asked, which number was not finite."""
+    runtime_s: float
+    """Of this process, evaluations and saves included."""
+    machine: StopState | None
+    """The auto-stop's last state; None when no rule was set."""
+    best: Path | None
+    """The whole checkpoint with the lowest eval_loss; the newest one where nothing was evaluated."""
+
+
+def fine_tune(
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Any,
+    data: Prepared,
+    run: RunDir,
+    writer: MetricsWriter | None,
+    flag: StopFlag,
+    *,
+    resume: Path | None = None,
+    extra: tuple[Any, ...] = (),
+) -> Outcome:
+    """Train by `recipe` into `run`, from `resume` (a whole checkpoint) or from the model as it is.
+
+    `writer` is None on all ranks but the first. `extra` are more callbacks (the upload). Raises UsageError for settings
+    that cannot work here; disk and memory errors come through as they are (`runner.study.stages` knows their codes).
+    """
+    arguments = training_arguments(recipe, run)
+    set_seed(recipe.data.seed)
+    stop = AutoStop(recipe.stop_rule) if recipe.stop_rule is not None else None
+    asked, broken = StopOnRequest(flag, writer), StopOnNonFinite()
+    seal = Checkpoints(run.checkpoints, recipe.train.keep_local, lambda: stop.machine.best_step if stop else None)
+    callbacks: list[Any] = [callback for callback in (stop, asked, broken, seal, *extra) if callback is not None]
+    if writer is not None:
+        metrics = Metrics(writer, run.checkpoints, _tokens_per_step(recipe, data, arguments))
+        callbacks.append(metrics)
+        if stop is not None:
+            stop.on_judged = metrics.judged
+    done = _already_over(resume)
+    if done is not None:
+        return Outcome(done.stopped_at or 0, RunExit.AUTO_STOPPED, _reason_of(done), 0.0, done, best_of(run, done))
+    model.loss_chunk = recipe.train.loss_chunk
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        data_collator=PrefixCollator(tokenizer.pad_token_id, recipe.mask),
+        train_dataset=data.train,
+        eval_dataset=data.evaluate,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    began = time.monotonic()
+    if writer is not None:
+        _announce(recipe, run, writer, arguments, resume)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    machine = stop.machine if stop else None
+    code, reason = _verdict(recipe, trainer.state.global_step, machine, asked.stopped, broken.stopped)
+    if code is RunExit.FINISHED and trainer.state.global_step not in _whole_steps(run):
+        # the horizon is no multiple of save_steps: the last weights would be lost
+        trainer._save_checkpoint(model, trial=None)
+        trainer.callback_handler.on_save(arguments, trainer.state, trainer.control)
+    runtime = time.monotonic() - began
+    if arguments.process_index == 0:
+        say(f"training ended at step {trainer.state.global_step}/{recipe.max_steps} after {runtime:.0f} s: {reason}")
+    return Outcome(trainer.state.global_step, code, reason, runtime, machine, best_of(run, machine))
+
+
+def training_arguments(recipe: Recipe, run: RunDir) -> TrainingArguments:
+    """The Trainer's own settings for a recipe. Raises UsageError for what this machine or an option does not allow."""
+    train, cuda = recipe.train, torch.cuda.is_available()
+    if train.optimizer == "adamw_8bit":
+        _need_8bit(cuda)
+    try:
+        return TrainingArguments(
+            output_dir=str(run.checkpoints),
+            max_steps=train.max_steps,
+            per_device_train_batch_size=train.batch_size,
+            per_device_eval_batch_size=train.eval_batch_size,
+            gradient_accumulation_steps=train.grad_accum,
+            learning_rate=train.learning_rate,
+            lr_scheduler_type=train.lr_scheduler,
+            warmup_steps=_warmup(train.warmup_ratio, train.max_steps),
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.max_grad_norm,
+            optim=_OPTIMIZERS[train.optimizer],
+            bf16=train.precision == "bf16_autocast",
+            activation_checkpointing=train.activation_checkpointing,
+            logging_steps=train.logging_steps,
+            logging_nan_inf_filter=False,  # a loss that is no number must be seen, not averaged away
+            eval_strategy="steps",
+            eval_steps=train.eval_steps,
+            save_strategy="steps",
+            save_steps=train.save_steps,
+            save_total_limit=None,  # `Checkpoints` prunes, by whole and best
+            prediction_loss_only=True,
+            remove_unused_columns=False,  # prompt_ids is not in the stock signature
+            label_names=["labels"],
+            dataloader_num_workers=0,
+            seed=recipe.data.seed,
+            data_seed=recipe.data.seed,
+            use_cpu=not cuda,
+            dataloader_pin_memory=cuda,
+            ddp_find_unused_parameters=False,
+            report_to="none",
+            disable_tqdm=False,
+        )
+    except ValueError as error:
+        raise UsageError(f"The Trainer refuses these settings: {str(error).splitlines()[0]}") from error
+
+
+def best_of(run: RunDir, machine: StopState | None) -> Path | None:
+    """The whole checkpoint with the lowest eval_loss, or the newest whole one when that is not there."""
+    if machine is not None and machine.best_step is not None:
+        best = run.checkpoints / f"checkpoint-{machine.best_step}"
+        if (best / rundir.MANIFEST).is_file():
+            return best
+    return rundir.newest_whole_checkpoint(run.checkpoints, hashes=False)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of a save means that the disk is full; torch and safetensors wrap the system's own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    text = str(error)
+    return "No space left on device" in text or "PytorchStreamWriter failed writing file" in text
+
+
+def _warmup(ratio: float, max_steps: int) -> float:
+    """The Trainer reads `warmup_steps` below 1 as a share; a share of 1 or more would be read as steps."""
+    return ratio if ratio < 1 else float(max_steps)
+
+
+def _need_8bit(cuda: bool) -> None:
+    import importlib.util
+
+    if not cuda or importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "The optimizer adamw_8bit needs a CUDA GPU and the package bitsandbytes.",
+            hint="pip install bitsandbytes on the box, or --set optimizer=adamw.",
+        )
+
+
+def _tokens_per_step(recipe: Recipe, data: Prepared, arguments: TrainingArguments) -> float:
+    examples = recipe.train.batch_size * recipe.train.grad_accum * arguments.world_size
+    return float(examples * data.train.mean_length())
+
+
+def _announce(
+    recipe: Recipe, run: RunDir, writer: MetricsWriter, arguments: TrainingArguments, resume: Path | None
+) -> None:
+    writer.write(
+        "start",
+        run_id=run.run_id(),
+        max_steps=recipe.max_steps,
+        pid=os.getpid(),
+        world_size=arguments.world_size,
+        resumed_from=rundir.checkpoint_step(resume) if resume else None,
+        rule=asdict(recipe.stop_rule) if recipe.stop_rule else None,
+        mask=recipe.mask,
+        recipe=recipe.name,
+    )
+    if recipe.stop_rule is not None:
+        say(f"auto-stop: {recipe.stop_rule.in_words()}")
+
+
+def _already_over(resume: Path | None) -> StopState | None:
+    """The machine of a checkpoint whose run had already been ended by it."""
+    if resume is None:
+        return None
+    path = resume / "trainer_state.json"
+    machine = saved_machine(json.loads(path.read_text()).get("stateful_callbacks"))
+    return machine if machine is not None and machine.phase is Phase.FIRED else None
+
+
+def _verdict(
+    recipe: Recipe, step: int, machine: StopState | None, asked: str | None, broken: str | None
+) -> tuple[RunExit, str]:
+    if broken is not None:
+        return RunExit.AUTO_STOPPED, f"non-finite: {broken}"
+    if machine is not None and machine.phase is Phase.FIRED:
+        return RunExit.AUTO_STOPPED, _reason_of(machine)
+    if asked is not None:
+        limit = any(word in asked.lower() for word in ("budget", "deadline", "idle", "limit", "fence"))
+        return (RunExit.LIMIT if limit else RunExit.STOPPED), f"asked: {asked}"
+    return RunExit.FINISHED, f"the horizon of {recipe.max_steps} steps"
+
+
+def _reason_of(machine: StopState) -> str:
+    if machine.reason == "non-finite":
+        return f"non-finite: eval_loss at step {machine.stopped_at}"
+    return "plateau"
+
+
+def _whole_steps(run: RunDir) -> set[int | None]:
+    return {rundir.checkpoint_step(p) for p in rundir.checkpoints(run.checkpoints) if (p / rundir.MANIFEST).is_file()}
