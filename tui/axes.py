@@ -54,6 +54,15 @@ class VLine:
 
 
 @dataclass(frozen=True, slots=True)
+class HLine:
+    """A dashed horizontal line at data y, with a label at its right end."""
+
+    y: float
+    label: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """A shaded stretch of x, for the patience window and the projected stop between P10 and P90."""
 
@@ -78,6 +87,7 @@ class ChartSpec:
 
     series: tuple[Series, ...] = ()
     vlines: tuple[VLine, ...] = ()
+    hlines: tuple[HLine, ...] = ()
     spans: tuple[Span, ...] = ()
     marks: tuple[Mark, ...] = ()
     x_range: tuple[float, float] | None = None
@@ -90,6 +100,8 @@ class ChartSpec:
     """x is in seconds and its labels read as durations."""
     cursor: float | None = None
     """Data x of the cursor."""
+    gutter: int = 0
+    """Fewest columns left of the plot: equal ones put charts of one screen in line."""
     empty: str = "no data yet"
     """What stands in the middle while there is nothing to draw."""
 
@@ -250,10 +262,11 @@ def layout(spec: ChartSpec, width: int, height: int) -> Geometry | None:
     if y_bounds is None:
         return None
     y_lo, y_hi = y_bounds
-    y_ticks = ticks(y_lo, y_hi, max(2, rows // 3), log=spec.log_y)
+    y_ticks = ticks(y_lo, y_hi, max(2, round(rows / 2.6)), log=spec.log_y)
     if max((len(label) for _, label in y_ticks), default=0) > width // 3:
         y_ticks = ()
     gutter = max((len(label) for _, label in y_ticks), default=1) + 1
+    gutter = max(gutter, min(spec.gutter, width // 3))
     columns = max(width - gutter - 1, 2)
     x_ticks = ticks(x_lo, x_hi, max(2, columns // 11), log=spec.log_x, time=spec.x_time)
     return Geometry(
@@ -328,7 +341,7 @@ def ticks(lo: float, hi: float, wanted: int, *, log: bool = False, time: bool = 
 
 def _nice_step(raw: float) -> float:
     magnitude = 10.0 ** math.floor(math.log10(raw))
-    return next(n * magnitude for n in _NICE if n * magnitude >= raw * 0.999999 or n == 10)
+    return next(n * magnitude for n in _NICE if n * magnitude >= raw * 0.9 or n == 10)
 
 
 def _time_step(raw: float) -> float:

@@ -5,7 +5,7 @@ so `render_chart` must be called from one thread (the screen's). Its area is dra
 one cell of `Geometry`; grid, lines, marks, shades, cursor and labels are ours, because plotext has no cursor and
 paints white behind most of its own decorations.
 
-Layers, from below: shades · grid · vertical lines · cursor · curves · marks · labels of the vertical lines.
+Layers, from below: shades · grid · level and vertical lines · cursor · curves · marks · labels of the lines.
 """
 
 from __future__ import annotations
@@ -108,6 +108,11 @@ class _Cells:
             if row is not None:
                 for cell in self.rows[row]:
                     cell[0], cell[1] = "." if self.plain else "┈", self.palette.grid
+        for level in spec.hlines:
+            row = self.geo.row_of(level.y)
+            if row is not None:
+                for cell in self.rows[row]:
+                    cell[0], cell[1] = "-" if self.plain else "╌", self.palette.roles[level.role]
         for line in spec.vlines:
             self._column(line.x, ":" if self.plain else "┊", self.palette.roles[line.role])
         if spec.cursor is not None:
@@ -143,8 +148,14 @@ class _Cells:
             self.rows[row][column][0], self.rows[row][column][1] = glyph, colour
 
     def labels(self, spec: ChartSpec) -> None:
-        """Names of the vertical lines: in the first row that has room beside the line."""
+        """Names of the lines: of a vertical one in the first row with room beside it, of a level one at its end."""
         taken: list[list[tuple[int, int]]] = [[] for _ in self.rows]
+        for level in spec.hlines:
+            at = self.geo.row_of(level.y)
+            if at is not None and level.label and len(level.label) + 2 < self.geo.columns:
+                start = self.geo.columns - len(level.label)
+                taken[at].append((start, self.geo.columns))
+                self._write(at, start, level.label, level.role)
         for line in spec.vlines:
             column = self.geo.column_of(line.x)
             if column is None or not line.label or len(line.label) + 2 > self.geo.columns:
@@ -154,10 +165,13 @@ class _Cells:
             for row in range(min(4, len(self.rows))):
                 if all(end < a or b < start for a, b in taken[row]):
                     taken[row].append((start, end))
-                    for offset, letter in enumerate(line.label):
-                        cell = self.rows[row][start + offset]
-                        cell[0], cell[1] = letter, self.palette.roles[line.role]
+                    self._write(row, start, line.label, line.role)
                     break
+
+    def _write(self, row: int, start: int, words: str, role: Role) -> None:
+        for offset, letter in enumerate(words):
+            cell = self.rows[row][start + offset]
+            cell[0], cell[1] = letter, self.palette.roles[role]
 
     def text(self) -> Text:
         """The picture with gutter, axis and the labels below."""

@@ -1,0 +1,123 @@
+"""Frozen runs for the screens: values made by hand, posted without a thread, a file or a clock."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from remote.market import load_offers
+from runner.autostop import StopRule
+from runner.history import EvalPoint, Frame, Pause, RunHistory, StageResult, TrainPoint
+from tui.app import TunewatchApp
+from tui.session import Session, WatchPlan
+from tui.snapshot import LinkView, RunSnapshot, SnapshotMaker
+
+RULE = StopRule(patience=4, min_delta=0.003, min_steps=600)
+TARGET = "runs/stage5/20260215-104518"
+
+
+def history(step: int = 457, *, max_steps: int = 6000, rule: StopRule | None = RULE, every: int = 100) -> RunHistory:
+    """A run like the one this project began with, at `step`: 2.79 s a step, an eval of 7.7 s every 100 steps."""
+    noise = random.Random(7)
+    train, evals, frames, pauses = [], [], [], []
+    elapsed = 0.0
+    for at in range(1, step + 1):
+        elapsed += 2.79 + 0.05 * math.sin(at / 40)
+        if at % 5 == 0:
+            loss = 1.05 + 1.9 * math.exp(-at / 70) + 0.06 * noise.gauss(0, 1) + (0.9 if at == 335 else 0)
+            train.append(TrainPoint(at, round(loss, 4), grad_norm=1.3, learning_rate=2e-5, epoch=at / 6250))
+            frames.append(Frame(at, round(elapsed, 2), 0))
+        if at % every == 0 and at >= 2 * every:
+            value = {200: 1.118, 300: 1.372, 400: 1.4}.get(at, round(1.35 + 0.05 * math.exp(-(at - 400) / 300), 4))
+            evals.append(EvalPoint(at, value, 7.7, printed=str(value)))
+            pauses.append(Pause(at, "eval", 7.7, 0))
+            elapsed += 7.7
+    return RunHistory(
+        source="metrics",
+        max_steps=max_steps,
+        step=step,
+        elapsed_s=elapsed,
+        train=tuple(train),
+        evals=tuple(evals),
+        frames=tuple(frames),
+        pauses=tuple(pauses),
+        rule=rule,
+        bytes_read=1,
+    )
+
+
+def demo_history() -> RunHistory:
+    """A study that has two stages behind it and trains the third."""
+    stages = (
+        StageResult("stage1", 0.93, {"sum": 0.9, "reverse": 0.96}),
+        StageResult("stage2", 0.574, {"sum": 0.5, "reverse": 0.65}),
+    )
+    return replace(history(300, max_steps=2000), stages=stages, stage="stage5")
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a feed's tick returns, as far as a snapshot needs it."""
+
+    history: RunHistory
+    state: str = "running"
+    reason: str = ""
+    link: LinkView = LinkView("live", 0.4)
+    log_path: Any = None
+    health: Any = None
+    warnings: tuple[str, ...] = ()
+    problem: Any = None
+
+
+def snapshot(
+    run: RunHistory | None = None,
+    *,
+    target: str = TARGET,
+    dph: float | None = 0.7411,
+    tail: tuple[str, ...] = (),
+    **read: Any,
+) -> RunSnapshot:
+    """A snapshot as the poller makes it, offers of the bundled market included."""
+    offers = load_offers()
+    maker = SnapshotMaker(target, "/".join(target.split("/")[-2:]), offers=offers[:6], dph=dph)
+    return maker.make(Read(run if run is not None else history(), **read), at=1.0, tail=tail or TAIL)
+
+
+TAIL = (
+    "***** Running training *****",
+    "  Num examples = 50,000",
+    "{'loss': '1.204', 'grad_norm': '1.31', 'learning_rate': '2e-05', 'epoch': '0.0704'}",
+    "{'eval_loss': '1.400', 'eval_runtime': '7.736', 'epoch': '0.064'}",
+    "{'loss': '1.113', 'grad_norm': '1.27', 'learning_rate': '2e-05', 'epoch': '0.0728'}",
+    "  8%|▊         | 457/6000 [21:47<4:20:37,  2.82s/it]",
+)
+
+
+class QuietSession(Session):
+    """A session that polls nothing: the test posts."""
+
+    def watch(self, plan: Any) -> None:
+        self._watched.add(plan.target)
+
+
+def app_with(*snapshots: RunSnapshot, open_first: bool = True, **options: Any) -> TunewatchApp:
+    """The application with these snapshots already known, opened on the first."""
+    plan = WatchPlan(snapshots[0].target) if open_first and snapshots else None
+    app = TunewatchApp(QuietSession(), plan=plan, **options)
+    for one in snapshots:
+        app.snapshots[one.target] = one
+    return app
+
+
+async def until(condition: Callable[[], object], pilot: Any, seconds: float = 10.0) -> None:
+    """Let the application work until `condition` holds."""
+    for _ in range(int(seconds / 0.02)):
+        await pilot.pause()
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"it did not come true within {seconds:g} s")

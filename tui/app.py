@@ -1,0 +1,191 @@
+"""The application: themes, keys that work everywhere, and snapshots handed to the screens that show them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+
+from textual.app import App, SystemCommand
+from textual.binding import BindingType
+from textual.message import Message
+from textual.screen import Screen
+
+from runner.errors import TunewatchError
+from tui.axes import Marker
+from tui.chart import Palette
+from tui.keys import KEYS, bindings
+from tui.session import Session, WatchPlan
+from tui.snapshot import RunSnapshot
+from tui.themes import DEFAULT_THEME, THEMES, palette_of
+
+if TYPE_CHECKING:
+    from tui.events import Event
+
+
+@dataclass
+class SnapshotArrived(Message):
+    """A poller read a run."""
+
+    snapshot: RunSnapshot
+
+    def can_replace(self, message: Message) -> bool:
+        """A newer snapshot of one run takes the place of one that was not shown yet."""
+        return isinstance(message, SnapshotArrived) and message.snapshot.target == self.snapshot.target
+
+
+@runtime_checkable
+class ShowsRuns(Protocol):
+    """A screen that wants snapshots."""
+
+    def take(self, snapshot: RunSnapshot) -> None:
+        """Show it, or ignore it."""
+
+
+class TunewatchApp(App[None]):
+    """The control room."""
+
+    TITLE = "tunewatch"
+    BINDINGS: ClassVar[list[BindingType]] = bindings("everywhere")
+    ENABLE_COMMAND_PALETTE = True
+
+    def __init__(self, session: Session, *, plan: WatchPlan | None = None, marker: Marker | None = None) -> None:
+        super().__init__()
+        self.session = session
+        self.first = plan
+        self.marker: Marker = marker or default_marker()
+        self.snapshots: dict[str, RunSnapshot] = {}
+        self.events: list[Event] = []
+        self._palette: tuple[str, Palette] | None = None
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = os.environ.get("TEXTUAL_THEME") or DEFAULT_THEME
+
+    @property
+    def palette(self) -> Palette:
+        """The colours of the charts under the present theme."""
+        if self._palette is None or self._palette[0] != self.theme:
+            self._palette = (self.theme, palette_of(self.theme_variables, marker=self.marker))
+        return self._palette[1]
+
+    def on_mount(self) -> None:
+        """Open the first screen, then begin to read."""
+        if self.first is None:
+            from tui.screens.runs import RunsScreen
+
+            self.push_screen(RunsScreen())
+        else:
+            self.open_run(self.first)
+        self.session.start(self._post_snapshot)
+        if self.session.notice:
+            self.notify(self.session.notice, severity="warning", timeout=10)
+
+    def _post_snapshot(self, snapshot: RunSnapshot) -> None:
+        if self.is_running:
+            self.post_message(SnapshotArrived(snapshot))
+
+    def on_snapshot_arrived(self, message: SnapshotArrived) -> None:
+        """Remember it, tell what changed, hand it to the screens."""
+        from tui.events import changes
+
+        snapshot = message.snapshot
+        before = self.snapshots.get(snapshot.target)
+        self.snapshots[snapshot.target] = snapshot
+        for event in changes(before, snapshot):
+            self.events.append(event)
+            if event.loud:
+                self.notify(event.text, title=event.title, severity=event.severity, timeout=8)
+                self.bell()
+        for screen in self.screen_stack:
+            if isinstance(screen, ShowsRuns):
+                screen.take(snapshot)
+
+    def open_run(self, plan: WatchPlan) -> None:
+        """Show a run, and begin to watch it if nobody does yet."""
+        from tui.screens.live import LiveScreen
+
+        try:
+            self.session.watch(plan)
+        except TunewatchError as error:
+            self.notify(str(error), title="cannot watch", severity="error")
+            return
+        self.push_screen(LiveScreen(plan.target))
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Every action of the key table, by name, beside Textual's own."""
+        yield from super().get_system_commands(screen)
+        place = getattr(screen, "place", "live")
+        for key in KEYS:
+            if key.place in ("everywhere", place) and key.action != "command_palette":
+                target: Screen[object] | App[None] = self if key.place == "everywhere" else screen
+                yield SystemCommand(
+                    f"{key.footer} ({key.label()})", key.sentence, lambda k=key, t=target: self._do(k.action, t)
+                )
+
+    def _do(self, action: str, target: Screen[object] | App[None]) -> None:
+        self.call_later(self.run_action, action, target)
+
+    async def action_quit(self) -> None:
+        """Leave; say that the runs go on."""
+        going = [s for s in self.snapshots.values() if not s.ended]
+        self.session.stop()
+        self.exit(message=_goodbye(going))
+
+    def action_help(self) -> None:
+        """All keys."""
+        from tui.screens.help import HelpScreen
+
+        self.push_screen(HelpScreen())
+
+    def action_show_events(self) -> None:
+        """What happened."""
+        from tui.screens.events import EventsScreen
+
+        self.push_screen(EventsScreen())
+
+    def action_show_runs(self) -> None:
+        """The list of runs."""
+        from tui.screens.runs import RunsScreen
+
+        self.push_screen(RunsScreen())
+
+    def action_show_offers(self) -> None:
+        """The market."""
+        from tui.screens.offers import OffersScreen
+
+        self.push_screen(OffersScreen(getattr(self.screen, "target", None)))
+
+    def action_next_theme(self) -> None:
+        """Our three themes in turn."""
+        names = [theme.name for theme in THEMES]
+        at = names.index(self.theme) if self.theme in names else -1
+        self.theme = names[(at + 1) % len(names)]
+
+    async def action_back(self) -> None:
+        """One layer out; the outermost stays."""
+        if len(self.screen_stack) > 2:
+            self.pop_screen()
+
+
+def _goodbye(going: list[RunSnapshot]) -> str | None:
+    if not going:
+        return None
+    lines = [f"{s.name or s.target} goes on.  See it again:  tunewatch watch {s.target}" for s in going]
+    return "\n".join(lines)
+
+
+def default_marker() -> Marker:
+    """Braille where the terminal speaks Unicode; `TUNEWATCH_CHARTS` = braille, blocks or ascii overrides."""
+    given = os.environ.get("TUNEWATCH_CHARTS", "")
+    if given in ("braille", "blocks", "ascii"):
+        return given  # type: ignore[return-value]
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or "UTF-8"
+    return "ascii" if locale in ("C", "POSIX") else "braille"
+
+
+def run_app() -> None:
+    """Open the control room on the list of runs."""
+    from remote.market import load_offers
+
+    TunewatchApp(Session(load_offers())).run()

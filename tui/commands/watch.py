@@ -1,0 +1,116 @@
+"""`tunewatch watch`: any Hugging Face Trainer run, ours or foreign, here or over SSH."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.errors import NotFoundError, UsageError
+from tui.commands.common import Command, emit_json, json_option
+
+if TYPE_CHECKING:
+    from tui.session import Session, WatchPlan
+
+
+def rule_options(function: Command) -> Command:
+    """Add the four fields of the auto-stop rule; what is not given comes from the run, or is the default."""
+    for option in (
+        click.option("--count-from", type=click.Choice(["min_steps", "start"]), help="Judge evals from where on."),
+        click.option("--min-steps", type=int, help="No stop before this step (600)."),
+        click.option("--min-delta", type=float, help="Loss that a gain has to exceed (0.003)."),
+        click.option("--patience", type=int, help="Evals in a row without gain that stop the run (4)."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command(short_help="Watch any Hugging Face Trainer run, local or over SSH.")
+@click.argument("target")
+@click.option("--once", is_flag=True, help="Say how it is now and leave; no screen.")
+@rule_options
+@click.option("--offers", "offers_file", type=click.Path(), help="Offers file for the quotes; else bundled examples.")
+@click.option("--here", help="Id of the offer that the run is on.")
+@click.option("--dph", type=click.FloatRange(min=0), help="USD per hour of the box the run is on.")
+@json_option
+def command(
+    target: str,
+    once: bool,
+    patience: int | None,
+    min_delta: float | None,
+    min_steps: int | None,
+    count_from: Any,
+    offers_file: str | None,
+    here: str | None,
+    dph: float | None,
+    as_json: bool,
+) -> None:
+    r"""Watch a run directory or a log file: TARGET is a path, [user@]host[:port]:/path, vast:ID:/path, or the name of
+    a known run. Nothing has to be installed where the run is.
+
+    A run of ours declares its auto-stop rule. For a foreign log the rule below is assumed, and both readings of the
+    evals before --min-steps are shown.
+
+    \b
+    tunewatch watch runs/stage5/20260215-104518
+    tunewatch watch root@ssh6.vast.ai:17956:/root/x/log.txt --patience 3
+    tunewatch watch train.log --once --json
+    """
+    from remote.market import load_offers, running_offer
+    from tui.session import Session, WatchPlan
+    from tui.snapshot import RuleChoice
+
+    choice = RuleChoice(patience, min_delta, min_steps, count_from)
+    try:
+        choice.over(None)
+    except ValueError as error:
+        raise UsageError(f"This rule makes no sense: {error}.") from error
+    offers = load_offers(offers_file)
+    if here is not None:
+        running_offer(offers, here)
+    session = Session(offers)
+    plan = WatchPlan(target, choice=choice, dph=dph, offer_id=here)
+    if once or as_json:
+        look_once(session, plan, as_json=as_json)
+    else:
+        open_screen(session, plan)
+
+
+def look_once(session: Session, plan: WatchPlan, *, as_json: bool) -> None:
+    """Read everything there is, print it, leave. Raises NotFoundError or UnreachableError when there is nothing."""
+    from tui.document import watch_document, watch_lines
+
+    watch = session.open(plan)[1]
+    try:
+        state = watch.feed.settle()  # type: ignore[attr-defined]  # a real feed, not the narrow protocol of the poller
+    finally:
+        watch.feed.close()
+    snapshot = watch.maker.make(state, at=time.monotonic())
+    if as_json:
+        emit_json(watch_document(snapshot))
+        return
+    for line in watch_lines(snapshot):
+        click.echo(line)
+
+
+def open_screen(session: Session, plan: WatchPlan) -> None:
+    """Open the live screen on one run. Raises UsageError without a terminal, NotFoundError without the run."""
+    from remote.feed import RunFeed
+    from tui.app import TunewatchApp
+
+    if not sys.stdout.isatty():
+        raise UsageError("The live screen needs a terminal.", hint="Give --once for a text, --json for a document.")
+    feed = RunFeed(plan.target)
+    if feed.target.kind == "local":
+        # a wrong name should be told on the command line, not on a screen that waits for it
+        try:
+            state = feed.tick()
+        finally:
+            feed.close()
+        if state.problem is not None and not state.history.bytes_read:
+            if isinstance(state.problem, NotFoundError):
+                raise state.problem
+            session.notice = str(state.problem)
+    TunewatchApp(session, plan=plan).run()

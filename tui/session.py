@@ -1,0 +1,132 @@
+"""Which runs are under watch: one polling thread per host, and what each run is judged and quoted with.
+
+Made before the screens and handed to them; it knows nothing of Textual but the function that posts a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tui.poller import HostPoller, Watch
+from tui.snapshot import Feed, RuleChoice, RunSnapshot, SnapshotMaker
+
+if TYPE_CHECKING:
+    from estimator.offer import Offer
+    from tui.run_rows import RunRow
+
+THIS_MACHINE = "this machine"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPlan:
+    """One run to watch."""
+
+    target: str
+    name: str = ""
+    choice: RuleChoice = field(default_factory=RuleChoice)
+    dph: float | None = None
+    """USD per hour of its box; None: 0 for this machine, unknown elsewhere."""
+    offer_id: str | None = None
+    """The offer of the list that is this box."""
+
+
+@dataclass(slots=True)
+class Session:
+    """The pollers of all hosts."""
+
+    offers: Sequence[Offer] = ()
+    interval: float = 1.0
+    make_feed: Callable[[str], Feed] | None = None
+    """How a target is opened; None opens it as the command line does."""
+    notice: str = ""
+    """A sentence for the first screen."""
+    _pollers: dict[str, HostPoller] = field(default_factory=dict)
+    _watched: set[str] = field(default_factory=set)
+    _post: Callable[[RunSnapshot], None] | None = None
+    _waiting: list[WatchPlan] = field(default_factory=list)
+
+    def start(self, post: Callable[[RunSnapshot], None]) -> None:
+        """Begin to poll what was asked for so far; `post` is called from the polling threads."""
+        self._post = post
+        waiting, self._waiting = self._waiting, []
+        for plan in waiting:
+            self.watch(plan)
+
+    def watch(self, plan: WatchPlan) -> None:
+        """Watch one run more; watching it twice changes nothing. Raises UsageError for a text that is no target."""
+        if plan.target in self._watched:
+            return
+        if self._post is None:
+            self._waiting.append(plan)
+            return
+        host, watch = self.open(plan)
+        self._watched.add(plan.target)
+        poller = self._pollers.get(host)
+        if poller is None:
+            poller = self._pollers[host] = HostPoller(host, self._post, [watch], interval=self.interval)
+            poller.start()
+        else:
+            poller.add(watch)
+
+    def open(self, plan: WatchPlan) -> tuple[str, Watch]:
+        """The host and the watch of a run, not polled yet. Raises UsageError or NotFoundError for the target."""
+        from remote.target import parse_target
+
+        target = parse_target(plan.target)
+        if self.make_feed is not None:
+            feed = self.make_feed(plan.target)
+        else:
+            from remote.feed import RunFeed
+
+            feed = RunFeed(plan.target)
+            target = feed.target
+        local = target.kind == "local"
+        dph = plan.dph if plan.dph is not None else (0.0 if local else None)
+        here = next((o for o in self.offers if o.id == plan.offer_id), None) if plan.offer_id else None
+        maker = SnapshotMaker(
+            plan.target,
+            plan.name or run_name(target.path),
+            plan.choice,
+            self.offers,
+            here,
+            here.dph if here is not None and plan.dph is None else dph,
+        )
+        host = THIS_MACHINE if local else f"{target.kind} {target.host or target.instance_id or ''}"
+        return host, Watch(feed, maker)
+
+    def known(self) -> list[RunRow]:
+        """Every run known here, the newest first. Reads files: not for the screen's thread."""
+        from remote.home import home
+        from remote.known import known_runs
+        from tui.run_rows import RunRow
+
+        return [
+            RunRow(run.target, run.name, run.recipe or "", run.instance_id, run.noted) for run in known_runs(home())
+        ]
+
+    def look_now(self) -> None:
+        """Read everything again without waiting for the next tick."""
+        for poller in self._pollers.values():
+            poller.look_now()
+
+    def stop(self) -> None:
+        """End all polling; the runs go on."""
+        for poller in self._pollers.values():
+            poller.stop()
+
+
+def run_name(path: str) -> str:
+    """What a run is called on the screen: the last two parts of its path, without the name of the log.
+
+    >>> run_name("/root/x/runs/stage5/20260215-104518/log.txt")
+    'stage5/20260215-104518'
+    """
+    parts = [p for p in Path(path).parts if p not in ("/", "\\")]
+    if len(parts) > 1 and "." in parts[-1]:
+        if parts[-1] not in ("log.txt", "metrics.jsonl"):
+            return parts[-1]
+        parts = parts[:-1]
+    return "/".join(parts[-2:]) or path

@@ -1,0 +1,265 @@
+"""The one frozen value that crosses from the polling thread to the screen, and how it is made.
+
+`SnapshotMaker` joins what a feed read with the auto-stop replay and the forecast. It holds no file and no clock: the
+thread that polls calls `make` with what it read and when. The screen may keep, compare and throw away snapshots; tests
+build them by hand and post them at the widgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from runner.autostop import Judgement, StopRule, StopState, judge, replay
+from runner.history import RunHistory, RunState
+
+if TYPE_CHECKING:
+    from estimator.offer import Offer
+    from remote.forecast import RunForecast
+
+LinkWord = Literal["live", "stale", "reconnecting", "offline"]
+DEFAULT_RULE = StopRule()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """How fresh what is shown is."""
+
+    word: LinkWord = "live"
+    age_s: float | None = 0.0
+    """Seconds since the host last answered."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Where the run will probably stop."""
+
+    p10: int
+    p50: int
+    p90: int
+    p_early: float
+    """Probability of a stop before the last planned step."""
+
+    def to_json(self) -> dict[str, float]:
+        """The `projected` of `watch --json`."""
+        return {"p10": self.p10, "p50": self.p50, "p90": self.p90, "p_early": self.p_early}
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteRow:
+    """Finish time and bill on one offer, as optimistic, base and pessimistic."""
+
+    offer_id: str
+    gpu: str
+    dph: float
+    """USD per hour."""
+    hours: tuple[float, float, float]
+    usd: tuple[float, float, float]
+    fits: str = "unknown"
+    speed: float = 1.0
+    setup_h: float = 0.0
+    notes: tuple[str, ...] = ()
+    pareto: bool = False
+    stay: bool = False
+    place: str = ""
+    reliability: float | None = None
+    vram_gib: float | None = None
+    document: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The row as `estimate --json` prints it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What one auto-stop rule makes of the run."""
+
+    rule: StopRule
+    state: StopState
+    judgements: tuple[Judgement, ...] = ()
+    projection: Projection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """Everything the screens show of one run at one moment."""
+
+    target: str
+    name: str = ""
+    history: RunHistory = field(default_factory=RunHistory)
+    state: RunState = "starting"
+    reason: str = ""
+    link: LinkView = field(default_factory=LinkView)
+    ruling: Ruling = field(default_factory=lambda: Ruling(DEFAULT_RULE, StopState()))
+    declared: bool = False
+    """Whether the run itself declared the rule; otherwise it is an assumption of the watcher."""
+    other: Ruling | None = None
+    """For a run that declared none: the same rule with the other `count_from`."""
+    step_s: float | None = None
+    """Seconds per training step, evals and saves excluded."""
+    eval_s: float | None = None
+    effective_sps: float | None = None
+    """Steps per second with evals and saves in."""
+    drift: float | None = None
+    """Relative change of the step time from the first to the second half of what was measured."""
+    eta_s: float | None = None
+    """Seconds to the last planned step on this box."""
+    eta_stop_s: float | None = None
+    """Seconds to the P50 stop on this box."""
+    quotes: tuple[QuoteRow, ...] = ()
+    stay: QuoteRow | None = None
+    dph: float | None = None
+    """USD per hour of the box; 0.0 for this machine, None when unknown."""
+    usd_spent: float | None = None
+    usd_at_end: float | None = None
+    health: Mapping[str, Any] = field(default_factory=dict)
+    log_path: str | None = None
+    tail: tuple[str, ...] = ()
+    """The last lines of the log, bars collapsed."""
+    warnings: tuple[str, ...] = ()
+    at: float = 0.0
+    """Monotonic seconds when it was made."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.state in ("finished", "stopped", "crashed")
+
+    @property
+    def step(self) -> int | None:
+        """Steps done."""
+        return self.history.step
+
+
+class Feed(Protocol):
+    """What is needed of `remote.feed.RunFeed`."""
+
+    def tick(self) -> Any:
+        """Read what is new; returns a `FeedState`."""
+
+    def close(self) -> None:
+        """Let go of files and links."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChoice:
+    """The rule options of the command line; None leaves a field to the run, or to the default."""
+
+    patience: int | None = None
+    min_delta: float | None = None
+    min_steps: int | None = None
+    count_from: Literal["min_steps", "start"] | None = None
+
+    def over(self, declared: StopRule | None) -> tuple[StopRule, bool]:
+        """The rule to judge by, and whether it is the one that the run declared."""
+        given: dict[str, Any] = {
+            k: v for k in ("patience", "min_delta", "min_steps", "count_from") if (v := getattr(self, k)) is not None
+        }
+        rule = replace(declared or DEFAULT_RULE, **given)
+        return rule, declared is not None and rule == declared
+
+
+@dataclass(slots=True)
+class SnapshotMaker:
+    """Makes snapshots of one run; keeps the last forecast while the history is the same."""
+
+    target: str
+    name: str
+    choice: RuleChoice = RuleChoice()
+    offers: Sequence[Offer] = ()
+    here: Offer | None = None
+    dph: float | None = None
+    _last: RunSnapshot | None = None
+
+    def make(self, read: Any, *, at: float, tail: tuple[str, ...] = ()) -> RunSnapshot:
+        """Join a `FeedState` with verdict and forecast. `at` is the monotonic time of the reading, in seconds."""
+        history: RunHistory = read.history
+        known = self._last is not None and self._last.history is history
+        base = self._last if known and self._last is not None else self._judged(history)
+        snapshot = replace(
+            base,
+            state=read.state,
+            reason=read.reason or (str(read.problem) if read.problem is not None else ""),
+            link=LinkView(read.link.word, read.link.age_s, read.link.detail),
+            health=_as_mapping(read.health),
+            log_path=str(read.log_path) if read.log_path else None,
+            tail=tail,
+            warnings=tuple(dict.fromkeys((*read.warnings, *history.warnings))),
+            at=at,
+        )
+        if snapshot.ended:
+            snapshot = replace(snapshot, eta_s=None, eta_stop_s=None, usd_at_end=snapshot.usd_spent)
+        self._last = snapshot
+        return snapshot
+
+    def _judged(self, history: RunHistory) -> RunSnapshot:
+        from remote.forecast import forecast_run
+
+        rule, declared = self.choice.over(history.rule)
+        forecast = forecast_run(history, rule, self.offers, dph=self.dph or None, here=self.here)
+        other = None
+        if history.rule is None and self.choice.count_from is None:
+            swapped = replace(rule, count_from="start" if rule.count_from == "min_steps" else "min_steps")
+            other = _ruling(history, swapped, forecast_run(history, swapped))
+        spent = None if self.dph is None else self.dph * (history.elapsed_s or 0.0) / 3600
+        stay = _row(forecast.stay, stay=True) if forecast.stay is not None else None
+        speed = forecast.throughput
+        left = forecast.view.remaining
+        return RunSnapshot(
+            target=self.target,
+            name=self.name,
+            history=history,
+            ruling=_ruling(history, rule, forecast),
+            declared=declared,
+            other=other,
+            step_s=speed.step_s if speed else None,
+            eval_s=speed.eval_s if speed else None,
+            effective_sps=speed.effective_sps if speed else None,
+            drift=speed.drift if speed else None,
+            eta_s=speed.seconds(left) if speed and left is not None else None,
+            eta_stop_s=forecast.eta_s,
+            quotes=tuple(_row(q, offers=self.offers) for q in forecast.quotes),
+            stay=stay,
+            dph=self.dph,
+            usd_spent=spent,
+            usd_at_end=None if spent is None else spent + (stay.usd[1] if stay else 0.0),
+        )
+
+
+def _ruling(history: RunHistory, rule: StopRule, forecast: RunForecast) -> Ruling:
+    pairs = history.eval_pairs()
+    stop = forecast.stop
+    projection = Projection(int(stop.p10), int(stop.p50), int(stop.p90), float(stop.p_early)) if stop else None
+    state = history.declared_stop if history.declared_stop and rule == history.rule else replay(rule, pairs)
+    return Ruling(rule, state, tuple(judge(rule, pairs)), projection)
+
+
+def _row(quote: Any, *, stay: bool = False, offers: Sequence[Offer] = ()) -> QuoteRow:
+    offer = next((o for o in offers if o.id == quote.offer_id), None)
+    return QuoteRow(
+        offer_id=str(quote.offer_id),
+        gpu=quote.gpu,
+        dph=quote.dph,
+        hours=(quote.hours.opt, quote.hours.base, quote.hours.pess),
+        usd=(quote.usd.opt, quote.usd.base, quote.usd.pess),
+        fits=quote.fits,
+        speed=quote.speed,
+        setup_h=quote.setup_h,
+        notes=tuple(quote.notes),
+        pareto=bool(quote.pareto),
+        stay=stay,
+        place=offer.place if offer else "",
+        reliability=offer.reliability if offer else None,
+        vram_gib=offer.gpu_ram_gib if offer else None,
+        document=quote.to_json(),
+    )
+
+
+def _as_mapping(value: Any) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    from dataclasses import asdict, is_dataclass
+
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else {}

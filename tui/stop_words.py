@@ -1,0 +1,144 @@
+"""The auto-stop panel in words: the rule, where its machine stands, what every eval did to it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.text import Text
+
+from runner.autostop import Judgement, Phase, earliest_stop
+from tui import words
+from tui.snapshot import Projection, Ruling, RunSnapshot
+
+Colours = Mapping[str, str]
+
+
+def phase_words(snapshot: RunSnapshot, ruling: Ruling) -> tuple[str, str]:
+    """One line for the state of the machine, and the theme colour that goes with it."""
+    rule, state, step = ruling.rule, ruling.state, snapshot.step or 0
+    if state.phase is Phase.FIRED:
+        did = "stopped" if snapshot.declared else "would have stopped"
+        why = "an eval that is not a number" if state.reason == "non-finite" else f"plateau, best {_best(ruling)}"
+        return f"fired: {did} at step {state.stopped_at} ({why})", "error"
+    if snapshot.ended:
+        return f"did not fire: the run {snapshot.state} at step {step}", "foreground"
+    if state.phase is Phase.WAITING:
+        left = rule.min_steps - step
+        if left > 0:
+            soon = words.duration(left / snapshot.effective_sps) if snapshot.effective_sps else "?"
+            return f"waiting for step {rule.min_steps} ({left} steps, ~{soon})", "foreground"
+        return f"waiting for the first eval from step {rule.min_steps} on", "foreground"
+    if state.phase is Phase.ARMED:
+        return f"armed: reference {words.loss(state.reference)} of step {state.reference_step}", "success"
+    return f"{state.bad} of {rule.patience} without gain since step {state.reference_step}", "warning"
+
+
+def _best(ruling: Ruling) -> str:
+    return f"{words.loss(ruling.state.best)} @{ruling.state.best_step}"
+
+
+def meter(ruling: Ruling) -> str:
+    """The patience used as boxes: `■■□□`."""
+    patience = ruling.rule.patience
+    bad = min(ruling.state.bad, patience)
+    if patience > 12:
+        return f"{bad}/{patience}"
+    return "■" * bad + "□" * (patience - bad)
+
+
+def projection_words(projection: Projection | None, snapshot: RunSnapshot) -> str:
+    """Where the run will probably stop."""
+    if projection is None:
+        return "the number of planned steps is unknown: no projection"
+    if snapshot.history.max_steps and projection.p_early < 0.05:
+        return (
+            f"will probably run to step {snapshot.history.max_steps} (early stop {words.percent(projection.p_early)})"
+        )
+    spread = f"{words.count(projection.p10)}–{words.count(projection.p90)}"
+    return f"stops ~{words.count(projection.p50)} ({spread}), before the end {words.percent(projection.p_early)}"
+
+
+def panel(snapshot: RunSnapshot, colours: Colours, width: int) -> Text:
+    """The whole panel for `width` cells; `colours` are the variables of the theme."""
+    ruling = snapshot.ruling
+    out = Text()
+    dim = colours.get("text-muted-hex", "") or "dim"
+    said = "" if snapshot.declared else "assumed: "
+    out.append(f"{said}{ruling.rule.in_words()}\n", dim)
+    line, colour = phase_words(snapshot, ruling)
+    out.append(f"{meter(ruling)} ", colours.get("warning", ""))
+    out.append(f"{line}\n", f"bold {colours.get(colour, '')}".strip())
+    if ruling.state.best is not None and ruling.state.phase is not Phase.FIRED:
+        out.append("★ ", colours.get("tw-best") or colours.get("success", ""))
+        out.append(f"best {words.loss(ruling.state.best)} at step {ruling.state.best_step}\n")
+    if not snapshot.ended and ruling.state.phase is not Phase.FIRED:
+        out.append("◇ ", colours.get("tw-projected") or colours.get("accent", ""))
+        out.append(f"{projection_words(ruling.projection, snapshot)}\n")
+        soonest = _soonest(snapshot, ruling)
+        if soonest is not None:
+            out.append(f"  not before step {soonest}\n", dim)
+    if snapshot.other is not None:
+        out.append(f"{other_words(snapshot, snapshot.other)}\n", dim)
+    out.append("\n")
+    out.append_text(table(ruling.judgements, snapshot, colours, width))
+    return out
+
+
+def _soonest(snapshot: RunSnapshot, ruling: Ruling) -> int | None:
+    steps = [s for s, _ in snapshot.history.eval_pairs()]
+    if len(steps) < 2:
+        return None
+    every = steps[-1] - steps[-2]
+    if every <= 0:
+        return None
+    coming = [steps[-1] + every * i for i in range(1, 1 + ruling.rule.patience + 1 + ruling.rule.min_steps // every)]
+    return earliest_stop(ruling.rule, ruling.state, coming)
+
+
+def other_words(snapshot: RunSnapshot, other: Ruling) -> str:
+    """The second reading of a rule that the run did not declare."""
+    how = "from the start" if other.rule.count_from == "start" else f"from step {other.rule.min_steps}"
+    if other.state.phase is Phase.FIRED:
+        said = f"would have stopped at step {other.state.stopped_at}"
+    elif snapshot.ended:
+        said = "would not have fired"
+    else:
+        said = projection_words(other.projection, snapshot)
+    return f"  counted {how}: {said}"
+
+
+def table(judgements: tuple[Judgement, ...], snapshot: RunSnapshot, colours: Colours, width: int) -> Text:
+    """Every eval, newest first: step, loss, gain over the reference, and why it counted."""
+    dim = colours.get("text-muted-hex", "") or "dim"
+    out = Text()
+    out.append(f"{'step':>6}  {'eval_loss':>9}  {'gain':>8}  why\n", dim)
+    best = snapshot.ruling.state.best_step
+    for step in reversed(snapshot.history.pending_evals):
+        out.append(f"{step:>6}  {'pending':>9}\n", dim)
+    for row in reversed(judgements):
+        style = "" if row.judged else dim
+        if row.improved:
+            style = colours.get("success", "")
+        elif row.judged and row.bad:
+            style = colours.get("warning", "")
+        out.append(f"{row.step:>6}", "")
+        out.append("★ " if row.step == best else "  ", colours.get("tw-best") or colours.get("success", ""))
+        room = max(width - 29, 8)
+        out.append(f"{words.loss(row.loss):>9}  {words.signed(row.gain):>8}  ", "" if row.judged else dim)
+        out.append(f"{short_why(row, room)}\n", style)
+    if not judgements and not snapshot.history.pending_evals:
+        out.append("no eval yet\n", dim)
+    return out
+
+
+def short_why(row: Judgement, room: int) -> str:
+    """The reason in full where there is room, in a few words where there is not."""
+    if len(row.why) <= room:
+        return row.why
+    if row.loss != row.loss or row.loss in (float("inf"), float("-inf")):
+        return "not finite"[:room]
+    if not row.judged:
+        return "not judged"[:room]
+    if row.gain is None:
+        return "reference"[:room]
+    return ("gain" if row.improved else f"no gain {row.bad}")[:room]
