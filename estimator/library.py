@@ -229,7 +229,10 @@ def neighbours(
     if len(candidates) == 0:
         return candidates, np.zeros(0)
     if seen.k == 0:
-        return candidates, np.full(len(candidates), 1 / len(candidates))
+        # what tunewatch watches is a fine-tune more often than not: half of the weight is theirs
+        tunes = library.families[library.curve[candidates]] == "hf"
+        prior = np.where(tunes, 0.5 / max(1, tunes.sum()), 0.5 / max(1, (~tunes).sum()))
+        return candidates, prior / prior.sum()
     one = np.zeros(1, dtype=np.int64)
     mine = describe(
         _movement(seen.losses[None, :], one, one + seen.k),
@@ -278,12 +281,12 @@ def analog_paths(
     low = np.minimum(position.astype(np.int64), (library.lengths[curve] - 1)[:, None])
     high = np.minimum(low + 1, (library.lengths[curve] - 1)[:, None])
     share = position - low
-    rows = library.losses[curve[:, None], low] * (1 - share) + library.losses[curve[:, None], high] * share
+    rows: Floats = library.losses[curve[:, None], low] * (1 - share) + library.losses[curve[:, None], high] * share
     end = library.lengths[curve] - 1
     back = np.maximum(end - 3, np.maximum(k - 1, 0))
     slope = (library.losses[curve, end] - library.losses[curve, back]) / np.maximum(1, end - back)
     # past the end of a shorter curve its last slope goes on at half strength
-    rows = rows + 0.5 * slope[:, None] * (ahead - inside)
+    rows += 0.5 * slope[:, None] * (ahead - inside)
     if seen.k == 0:
         return rows
     start = library.losses[curve, k - 1]

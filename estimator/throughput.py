@@ -1,18 +1,38 @@
-"""How fast the run goes: seconds per training step, per evaluation and per save, kept apart."""
+"""How fast the run goes: seconds per training step, per evaluation and per save, kept apart.
+
+Readings of progress (step, elapsed) are turned into busy time, elapsed without the pauses, inside each process: a
+resumed run starts its clock anew, and appended logs hold several processes. Busy time is cut into blocks long enough
+that a clock of whole seconds does not matter; the step time is the weighted median of the newer half of the blocks, or
+of the blocks since a change of regime (another tenant on the host, a changed clock). The first steps of a process
+(compilation, caches) are left out where there are enough others.
+
+The spread is not sampling noise: on recorded runs the resampling intervals cover 2 to 40 %. What moves the remaining
+time is drift and change, so the spread has a floor that was set on recorded runs (59 of them, `BASE_SD`), and grows
+with drift, scatter and the coarseness of the clock.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from estimator.simulate import Floats
 from estimator.view import RunView
 
-LEVEL_SD = 0.015
-"""Log sd that remains however much was measured."""
+BASE_SD = 0.008
+"""Log sd of the coming mean step time over a run's remaining nine tenths, however well the first tenth was measured."""
+DRIFT_SHARE = 0.5
+"""Share of the drift seen so far that counts as spread of what is to come."""
+DRIFT_CAP = 0.06
+REGIME_JUMP = 0.03
+"""Log change of the step time that is taken for a change of regime, when it also stands out of the scatter."""
+WARM_UP_STEPS = 10
+MAX_BLOCKS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +46,17 @@ class Throughput:
     save_s: float
     """Seconds per checkpoint; 0 when none was seen."""
     eval_every: int | None
+    """Steps between evals."""
     save_every: int | None
+    """Steps between saves."""
     log_sd: float
     """Spread of the log of the coming mean step time."""
     n: int
     """Steps that were measured."""
     source: str
+    """frames, elapsed (only the total was known), after a change of speed, or given."""
     drift: float = 0.0
-    """Relative change of the step time from the first to the second half of what was measured."""
+    """Relative change of the step time over what was measured; above 0 is getting slower."""
 
     @property
     def effective_sps(self) -> float:
@@ -49,6 +72,12 @@ class Throughput:
         """Expected wall seconds for the next `steps` steps on this box."""
         return steps / self.effective_sps
 
+    def interval(self, steps: float) -> tuple[float, float, float]:
+        """P10, P50 and P90 of the wall seconds for the next `steps` steps."""
+        middle = self.seconds(steps)
+        reach = math.exp(1.2816 * self.log_sd)
+        return middle / reach, middle, middle * reach
+
 
 def throughput(view: RunView) -> Throughput | None:
     """Measure the run; None before two readings of progress."""
@@ -56,46 +85,135 @@ def throughput(view: RunView) -> Throughput | None:
     saves = [p for p in view.pauses if p[1] == "save"]
     eval_s = statistics.median(evals) if evals else 0.0
     save_s = statistics.median(p[2] for p in saves) if saves else 0.0
-    save_every = _rhythm(sorted({p[0] for p in saves}))
-    slopes, weights = _slopes(view, eval_s)
-    if not slopes:
+    gaps = [b - a for a, b in pairwise(sorted({p[0] for p in saves}))]
+    save_every = round(statistics.median(gaps)) if gaps else None
+    blocks = _blocks(view, eval_s)
+    if not blocks:
         if not view.elapsed_s or view.step < 1:
             return None
         busy = view.elapsed_s - eval_s * len(view.evals) - save_s * len(saves)
         step_s = max(busy, 0.5 * view.elapsed_s) / view.step
-        return Throughput(step_s, eval_s, save_s, view.eval_every, save_every, 0.05, view.step, "elapsed")
-    half = len(slopes) // 2
-    step_s = statistics.median(slopes[half:])
-    early = statistics.median(slopes[:half]) if half else step_s
+        return Throughput(step_s, eval_s, save_s, view.eval_every, save_every, 0.03, view.step, "elapsed")
+    pace = np.log([seconds / steps for steps, seconds in blocks])
+    weight = np.array([steps for steps, _ in blocks], dtype=np.float64)
+    since = _regime(pace)
+    newest = slice(since, None) if since else slice(len(pace) // 2, None)
+    level = _weighted_median(pace[newest], weight[newest])
+    scatter = _scatter(pace[newest])
+    drift = _drift(pace if since is None else pace[since:])
+    coarse = _coarseness(view) / sum(seconds for _, seconds in blocks[newest])
+    sd = math.sqrt(
+        BASE_SD**2
+        + (scatter**2 / max(1, len(pace[newest])))
+        + min(DRIFT_CAP, DRIFT_SHARE * abs(drift)) ** 2
+        + (0.4 * coarse) ** 2
+        + (0.02**2 if since else 0.0)
+    )
     return Throughput(
-        step_s=step_s,
+        step_s=math.exp(level),
         eval_s=eval_s,
         save_s=save_s,
         eval_every=view.eval_every,
         save_every=save_every,
-        log_sd=math.hypot(LEVEL_SD, float(np.std(np.log(slopes))) / math.sqrt(len(slopes))),
-        n=sum(weights),
-        source="frames",
-        drift=step_s / early - 1.0,
+        log_sd=sd,
+        n=int(weight.sum()),
+        source="after a change of speed" if since else "frames",
+        drift=math.expm1(drift),
     )
 
 
-def _slopes(view: RunView, eval_s: float) -> tuple[list[float], list[int]]:
-    slopes: list[float] = []
-    weights: list[int] = []
+def given_rate(rate: float, eval_every: int | None = None) -> Throughput:
+    """A throughput that somebody typed: steps/s with evals and saves in. Raises ValueError unless it is above 0."""
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"rate has to be above 0 steps per second, not {rate!r}")
+    return Throughput(1.0 / rate, 0.0, 0.0, eval_every, None, 0.0, 0, "given")
+
+
+def _blocks(view: RunView, eval_s: float) -> list[tuple[int, float]]:
+    """(steps, busy seconds) of each block, in the order of time."""
+    blocks: list[tuple[int, float]] = []
+    coarse = _coarseness(view)
     for process in sorted({f[2] for f in view.frames}):
-        frames = sorted(f for f in view.frames if f[2] == process)
-        block = max(1, len(frames) // 20)
-        for (s0, t0, _), (s1, t1, _) in zip(frames[::block], frames[block::block], strict=False):
-            pause = sum(p[2] for p in view.pauses if s0 <= p[0] < s1 and p[3] == process)
-            if not view.pauses:
-                pause = eval_s * sum(1 for e in view.evals if s0 <= e[0] < s1)
-            if s1 > s0 and t1 - t0 - pause > 0:
-                slopes.append((t1 - t0 - pause) / (s1 - s0))
-                weights.append(s1 - s0)
-    return slopes, weights
+        readings = _busy(view, process, eval_s)
+        if len(readings) < 2:
+            continue
+        first = readings[0][0]
+        if readings[-1][0] - first >= 4 * WARM_UP_STEPS:
+            readings = [r for r in readings if r[0] >= first + WARM_UP_STEPS] or readings
+        elif len(readings) > 3:
+            readings = readings[1:]
+        total = readings[-1][1] - readings[0][1]
+        count = max(1, min(MAX_BLOCKS, len(readings) - 1, int(total / (20 * coarse)) if coarse else MAX_BLOCKS))
+        blocks += _cut(readings, count)
+    return blocks
 
 
-def _rhythm(steps: list[int]) -> int | None:
-    gaps = [b - a for a, b in itertools.pairwise(steps)]
-    return round(statistics.median(gaps)) if gaps else None
+def _busy(view: RunView, process: int, eval_s: float) -> list[tuple[int, float]]:
+    """(step, busy seconds) of one process, rising in both."""
+    frames = sorted((f[0], f[1]) for f in view.frames if f[2] == process)
+    pauses = sorted((p[0], p[2]) for p in view.pauses if p[3] == process)
+    if not any(p[1] == "eval" for p in view.pauses):
+        first = frames[0][0] if frames else 0
+        pauses += [(e[0], eval_s) for e in view.evals if e[0] >= first]
+        pauses.sort()
+    readings: list[tuple[int, float]] = []
+    paused, at = 0.0, 0
+    for step, elapsed in frames:
+        # the first reading of a step is taken before the pause that follows it
+        while at < len(pauses) and pauses[at][0] < step:
+            # a pause before the first reading lies in another process or before the clock
+            paused += pauses[at][1] if readings and pauses[at][0] >= readings[0][0] else 0.0
+            at += 1
+        busy = elapsed - paused
+        if not readings or (step > readings[-1][0] and busy > readings[-1][1]):
+            readings.append((step, busy))
+    return readings
+
+
+def _cut(readings: Sequence[tuple[int, float]], count: int) -> list[tuple[int, float]]:
+    """Cut into about `count` blocks of equal busy time."""
+    begin, end = readings[0][1], readings[-1][1]
+    blocks: list[tuple[int, float]] = []
+    last = readings[0]
+    for reading in readings[1:]:
+        if reading[1] - begin >= (len(blocks) + 1) * (end - begin) / count - 1e-9:
+            blocks.append((reading[0] - last[0], reading[1] - last[1]))
+            last = reading
+    return blocks
+
+
+def _coarseness(view: RunView) -> float:
+    """1 second where the clock shows whole seconds (a tqdm bar), else 0."""
+    return 1.0 if view.frames and all(f[1] == int(f[1]) for f in view.frames) else 0.0
+
+
+def _regime(pace: Floats) -> int | None:
+    """Index of the block since which the pace is another, None when it never changed; needs four blocks each side."""
+    best, where = 0.0, None
+    for split in range(4, len(pace) - 3):
+        before, after = pace[:split], pace[split:]
+        jump = abs(float(np.median(after) - np.median(before)))
+        noise = max(_scatter(before), _scatter(after), 1e-4)
+        if jump > REGIME_JUMP and jump > 4 * noise and jump / noise > best:
+            best, where = jump / noise, split
+    return where
+
+
+def _drift(pace: Floats) -> float:
+    """Log change from the first to the last block, by the median of the slopes between the halves (Theil-Sen)."""
+    n = len(pace)
+    if n < 2:
+        return 0.0
+    pairs = [(pace[j] - pace[i]) / (j - i) for i in range(n) for j in range(i + max(1, n // 2), n)]
+    return float(np.median(pairs)) * (n - 1)
+
+
+def _scatter(values: Floats) -> float:
+    """Robust sd: 1.4826 times the median distance from the median."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
+
+
+def _weighted_median(values: Floats, weight: Floats) -> float:
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weight[order])
+    return float(values[order][np.searchsorted(total, 0.5 * total[-1])])

@@ -2,7 +2,7 @@
 
     run_view(history, *, max_steps=None) -> RunView
     forecast_run(history, rule=None, offers=(), *, dph=None, here=None, budget=None, deadline_h=None,
-                 max_steps=None, rate=None, scenario=False, seed=0, n=256) -> RunForecast
+                 max_steps=None, rate=None, scenario=False, seed=0, n=512) -> RunForecast
 
 `history` is a `runner.history.RunHistory`. `rule` is the auto-stop rule to forecast under; None takes the rule the
 run declared, and where there is none either (a foreign run) no auto-stop is assumed and the run goes to its horizon.
@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from estimator.offer import Offer
-from estimator.plateau import StopForecast, certain, forecast_stop
+from estimator.plateau import DEFAULT_PATHS, StopForecast, certain, forecast_stop
 from estimator.quote import Comparison, Quote, compare, scenario_quotes
-from estimator.throughput import Throughput, throughput
+from estimator.throughput import Throughput, given_rate, throughput
 from estimator.view import RunView, make_view
 from runner.autostop import StopRule
 from runner.history import RunHistory
@@ -99,13 +99,13 @@ def forecast_run(
     rate: float | None = None,
     scenario: bool = False,
     seed: int = 0,
-    n: int = 256,
+    n: int = DEFAULT_PATHS,
 ) -> RunForecast:
     """Forecast stop step, finish time and bill of a run; see the head of this file for the arguments."""
     view = run_view(history, max_steps=max_steps)
     rule = rule or history.rule
     rng = np.random.default_rng(seed)
-    thr = throughput(view) if rate is None else given_rate(rate, view)
+    thr = throughput(view) if rate is None else given_rate(rate, view.eval_every)
     stop: StopForecast | None = None
     if view.horizon is not None:
         if rule is None or scenario or history.ended is not None:
@@ -122,10 +122,3 @@ def forecast_run(
         else:
             table = compare(offers, stop, thr, rng, step=view.step, here=here, budget=budget, deadline_h=deadline_h)
     return RunForecast(view, thr, stop, rule, table.quotes, table.stay)
-
-
-def given_rate(rate: float, view: RunView) -> Throughput:
-    """A throughput that somebody typed: steps/s with evals and saves in."""
-    if not rate > 0:
-        raise ValueError(f"rate has to be above 0 steps per second, not {rate!r}")
-    return Throughput(1.0 / rate, 0.0, 0.0, view.eval_every, None, 0.0, 0, "given")
