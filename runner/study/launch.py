@@ -2,7 +2,7 @@
 
 Not torchrun itself, for two reasons: it turns every exit code but 0 into 1, and after SIGTERM it kills its workers
 within 30 s, which is less than a large checkpoint takes. Here the exit code is the one of the run's contract, a stop
-reaches all ranks and nobody hurries them; the grace of the supervisor alone limits it. A rank that dies takes the others
+reaches all ranks and nobody hurries them; the grace of the supervisor alone limits it. A dying rank takes the others
 along, since they would wait for it for ever. `torchrun -m runner ...` works too.
 """
 
