@@ -218,12 +218,26 @@ class SnapshotMaker:
             drift=speed.drift if speed else None,
             eta_s=speed.seconds(left) if speed and left is not None else None,
             eta_stop_s=forecast.eta_s,
-            quotes=tuple(_row(q, offers=self.offers) for q in forecast.quotes),
+            quotes=whole_run_quotes(history, self.offers)
+            if history.ended is not None
+            else tuple(_row(q, offers=self.offers) for q in forecast.quotes),
             stay=stay,
             dph=self.dph,
             usd_spent=spent,
             usd_at_end=None if spent is None else spent + (stay.usd[1] if stay else 0.0),
         )
+
+
+def whole_run_quotes(history: RunHistory, offers: Sequence[Offer]) -> tuple[QuoteRow, ...]:
+    """What the whole run, as long as it was, would take and cost on each offer; empty while its speed is unknown."""
+    from estimator.quote import scenario_quotes
+    from estimator.throughput import throughput
+    from remote.forecast import run_view
+
+    speed = throughput(run_view(history))
+    if speed is None or not history.step:
+        return ()
+    return tuple(_row(q, offers=offers) for q in scenario_quotes(history.step, speed.effective_sps, offers).quotes)
 
 
 def _ruling(history: RunHistory, rule: StopRule, forecast: RunForecast) -> Ruling:

@@ -95,13 +95,18 @@ def look_once(session: Session, plan: WatchPlan, *, as_json: bool) -> None:
         click.echo(line)
 
 
+def need_terminal(hint: str) -> None:
+    """Raise UsageError when there is nobody to see a screen. Textual reads stdin and draws on stderr."""
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        raise UsageError("The screen needs a terminal for its input, output and errors.", hint=hint)
+
+
 def open_screen(session: Session, plan: WatchPlan) -> None:
     """Open the live screen on one run. Raises UsageError without a terminal, NotFoundError without the run."""
     from remote.feed import RunFeed
     from tui.app import TunewatchApp
 
-    if not sys.stdout.isatty():
-        raise UsageError("The live screen needs a terminal.", hint="Give --once for a text, --json for a document.")
+    need_terminal("Give --once for a text, --json for a document.")
     feed = RunFeed(plan.target)
     if feed.target.kind == "local":
         # a wrong name should be told on the command line, not on a screen that waits for it

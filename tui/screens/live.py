@@ -7,6 +7,7 @@ and the newest snapshot together make the charts; every key and every mouse gest
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
@@ -19,7 +20,7 @@ from textual.widgets import Footer, Static
 
 from tui import quote_words, stop_words, words
 from tui.axes import Geometry, Role, layout
-from tui.curves import PANES, CurveCache, PaneName, View, charts, reading
+from tui.curves import PANES, CurveCache, PaneName, View, charts, reading, seconds_at
 from tui.keys import bindings
 from tui.snapshot import RunSnapshot
 from tui.widgets.chart_pane import ChartPane
@@ -188,6 +189,8 @@ class LiveScreen(Screen[None]):
         self.query_one("#banner", Static).display = bool(banner)
         self.query_one("#banner", Static).update(banner)
         self.query_one("#summary", Static).update(self._summary(snapshot))
+        quoted = "the whole run elsewhere" if snapshot.ended else "finish and bill"
+        self.query_one("#quotes", TextPane).border_title = f"{quoted}: opt / base / pess"
         for pane_id, make in (("stop", stop_words.panel), ("quotes", quote_words.panel)):
             pane = self.query_one(f"#{pane_id}", TextPane)
             if pane.display and pane.content_size.width:
@@ -328,6 +331,26 @@ class LiveScreen(Screen[None]):
         focused = self.focused
         name = focused.id if isinstance(focused, ChartPane) and focused.id else self.chosen
         self._look(replace(self.view, log_y=self.view.log_y ^ {name}))
+
+    # other screens ------------------------------------------------------------------------------------------------
+
+    def action_logs(self) -> None:
+        """The whole log; a chosen evaluation moves the cursor of the charts."""
+        from tui.screens.logs import LogsScreen
+
+        snapshot = self.snapshot
+        if snapshot is None:
+            return
+        path = Path(snapshot.log_path) if snapshot.log_path else None
+        screen = LogsScreen(path, target=self.target, name=snapshot.name, history=snapshot.history)
+        self.app.push_screen(screen, self.cursor_to)
+
+    def cursor_to(self, step: int | None) -> None:
+        """Put the cursor of all charts on a step."""
+        if step is None or self.snapshot is None:
+            return
+        clock = self.cache.clock(self.snapshot.history) if self.view.x_mode == "time" else None
+        self._look(replace(self.view, cursor=float(step) if clock is None else seconds_at(clock, step)))
 
     @on(ChartPane.Pointed)
     def _pointed(self, event: ChartPane.Pointed) -> None:

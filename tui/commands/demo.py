@@ -1,0 +1,107 @@
+"""`tunewatch demo`: the miniature study on this machine, watched live. No account, no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.rundir import RunDir
+from tui.commands.common import emit_json, json_option, refuse_if_read_only
+from tui.commands.watch import need_terminal
+
+RUNS = Path("runs")
+KIND = "demo"
+
+
+@click.command(short_help="The miniature study on this machine, watched live.")
+@click.option("--headless", is_flag=True, help="No screen: tell the stages, then print the table.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of the fine-tune at most; the recipe says 1500.")
+@json_option
+def command(headless: bool, steps: int | None, as_json: bool) -> None:
+    r"""Run the whole study in miniature on this machine's processor, in about three minutes: a model of a million
+    parameters is measured, its prompt mask is taken away, it is fine-tuned until its eval_loss no longer falls, and
+    measured again.
+
+    The run has a supervisor of its own: leaving the screen does not end it, and `tunewatch demo` again goes back to it.
+
+    \b
+    tunewatch demo
+    tunewatch demo --headless --json
+    """
+    from tui import local_run
+
+    if not headless and not as_json:
+        need_terminal("Give --headless for a demo without a screen.")
+    run = local_run.running_here(KIND, RUNS)
+    if run is None:
+        from runner.__main__ import need_torch
+
+        refuse_if_read_only("starting a run")
+        need_torch()
+        run = local_run.start(KIND, _arguments(steps), RUNS)
+        click.echo(f"run directory: {run.path}", err=True)
+    else:
+        run = RunDir(run.path.resolve())
+        note = " --steps is that of the running one." if steps is not None else ""
+        click.echo(f"a demo is running already; attached to {run.path}.{note}", err=True)
+    if headless or as_json:
+        status = local_run.follow(run, lambda line: click.echo(line, err=True))
+        local_run.check_end(run, status)
+    else:
+        _watch(run)
+        if local_run.alive(run):
+            return
+    document = report_of(run)
+    if as_json:
+        emit_json(document)
+    elif document["stages"]:
+        for line in report_lines(run):
+            click.echo(line)
+
+
+def _arguments(steps: int | None) -> list[str]:
+    return [KIND, *(["--set", f"max_steps={steps}"] if steps is not None else [])]
+
+
+def _watch(run: RunDir) -> None:
+    from remote.market import load_offers
+    from tui.app import TunewatchApp
+    from tui.session import Session, WatchPlan
+
+    TunewatchApp(Session(load_offers()), plan=WatchPlan(str(run.path))).run()
+
+
+def report_of(run: RunDir) -> dict[str, Any]:
+    """The summary of a study, with what its fine-tune would have taken on every offer of the bundled market."""
+    from remote.market import load_offers
+    from tui.snapshot import whole_run_quotes
+
+    try:
+        document: dict[str, Any] = json.loads(run.summary.read_bytes())
+    except (OSError, ValueError):
+        document = {"stages": {}, "deltas": {}, "stage5": {}}
+    history = _history(run)
+    document["quotes"] = [dict(q.document) for q in whole_run_quotes(history, load_offers())]
+    document["run"] = str(run.path)
+    return document
+
+
+def _history(run: RunDir) -> Any:
+    from remote.feed import RunFeed
+
+    feed = RunFeed(str(run.path))
+    try:
+        return feed.settle().history
+    finally:
+        feed.close()
+
+
+def report_lines(run: RunDir) -> list[str]:
+    """The stage table for people, as the run wrote it."""
+    try:
+        return run.summary_md.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return [f"{run.path} has no summary."]
