@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from remote.deeds import DeedStep
 from runner.errors import RefusedError, UsageError
 
 Command = Callable[..., Any]
@@ -68,3 +69,12 @@ def confirm_by_name(name: str, what: str, *, yes: bool, as_json: bool = False) -
     typed = click.prompt(f"Type {name} to go on", default="", show_default=False, err=True)
     if typed.strip() != name:
         raise RefusedError("That is not the name; nothing was done.")
+
+
+def say_step(step: DeedStep) -> None:
+    """Tell one phase of a deed on stderr when it ends: `✓ ship  2.1s  14 files`. What begins is not told twice."""
+    if step.ok is None:
+        return
+    took = "" if step.seconds is None else f"  {step.seconds:.1f}s"
+    detail = f"  {step.detail}" if step.detail else ""
+    click.echo(f"{'✓' if step.ok else '✗'} {step.name}{took}{detail}", err=True)
