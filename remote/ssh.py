@@ -135,6 +135,8 @@ class SshTransport(Closing):
         self._no_sftp = False
         self._handles: dict[str, paramiko.SFTPFile] = {}
         self._sizes: dict[str, int] = {}
+        """By path, from a `stat` that no read has used yet."""
+        self._last_sizes: dict[str, int] = {}
         self._home: str | None = None
         self._usual_connect_s: float | None = None
         self._failed_connects = 0
@@ -258,6 +260,7 @@ class SshTransport(Closing):
             self._sftp = None
             self._handles.clear()
             self._sizes.clear()
+            self._last_sizes.clear()
         for client in reversed(chain):
             client.close()
 
@@ -413,7 +416,10 @@ class SshTransport(Closing):
         with self._sftp_lock, self._deadline(client, timeout, f"Looking at a file on {self.name}", path):
             sftp.get_channel().settimeout(timeout)  # type: ignore[union-attr]
             info = sftp.stat(_sftp_path(path))
-        self._sizes[path] = info.st_size or 0
+            if (info.st_size or 0) <= self._last_sizes.get(path, -1) and (stale := self._handles.pop(path, None)):
+                # it did not grow: the name may belong to another file by now, which an open handle would not notice
+                stale.close()
+        self._sizes[path] = self._last_sizes[path] = info.st_size or 0
         return FileInfo(info.st_size or 0, float(info.st_mtime or 0), stat_bits.S_ISDIR(info.st_mode or 0))
 
     def listdir(self, path: str, *, timeout: float = 10.0) -> list[str]:
@@ -438,7 +444,8 @@ class SshTransport(Closing):
             sftp.get_channel().settimeout(timeout)  # type: ignore[union-attr]
             told = self._sizes.pop(path, None)
             for fresh in (False, True):
-                handle = None if fresh else self._handles.get(path)
+                # from the start means whole: status.json is another file under the same name each second
+                handle = None if fresh or offset == 0 else self._handles.get(path)
                 if handle is None:
                     stale = self._handles.pop(path, None)
                     if stale is not None:

@@ -1,0 +1,308 @@
+"""Starts a recipe on a host, supervised, so that neither a closed SSH session nor a dead tmux server ends it.
+
+One of our recipes runs as `python -m runner ...`; somebody's own command runs in a copy of its work tree inside the run
+directory, with nothing in it changed. What is put into the run directory beside the contract's files:
+
+    start.sh    sets the environment and becomes the supervisor; adopt.sh takes over an orphaned trainer
+    pane.sh     what the tmux window runs: start.sh in a session of its own, and the log for the eye
+    secrets     0600, `export` lines; supervise.out and supervise.rc: what the supervisor said last
+    work/       the copy of a foreign work tree
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remote.bootstrap import Box, Phases, deliver, prepare, put_secrets
+from remote.connect import open_transport
+from remote.deeds import DeedResult, Progress, silent
+from remote.home import home as default_home
+from remote.known import KnownRun, note_run
+from remote.settings import Settings, load_settings
+from remote.ship import work_tree
+from remote.ssh_auth import AskPassphrase
+from remote.target import Target, parse_host
+from remote.transport import Transport
+from runner import rundir
+from runner.config import ENVIRONMENT, load_recipe
+from runner.errors import NotFoundError, RefusedError, UsageError
+from runner.recipe import Recipe
+
+PASSED_ON = (*ENVIRONMENT, "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES")
+"""Names of the laptop's environment that reach a run on another machine."""
+_START_S = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRun:
+    """A run that was seen alive."""
+
+    name: str
+    """`<recipe>/<stamp>`: what `watch`, `stop` and `runs` call it."""
+    target: str
+    run_dir: str
+    """Absolute, on the host."""
+    pid: int | None
+    attach: str | None
+    """The command that opens its tmux session; None on a box without tmux."""
+    result: DeedResult
+
+    def to_json(self) -> dict[str, Any]:
+        """The shape of every deed, with where the run is."""
+        return self.result.to_json() | {"target": self.target, "run_dir": self.run_dir, "attach": self.attach}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to run, as it was typed on the laptop."""
+
+    recipe: str
+    """Name of one of ours, or a recipe file here."""
+    config: str | None = None
+    overrides: tuple[str, ...] = ()
+    """`KEY=VALUE`, as after `--set`."""
+    hf_repo_id: str = ""
+    nproc: int = 1
+    resume: str | None = None
+    """A checkpoint on the host to go on from; None begins anew."""
+    epoch: int = 0
+    """Fencing epoch; goes up each time the run moves."""
+    name: str | None = None
+    """`<recipe>/<stamp>` to continue under; None makes a new one."""
+
+
+def run_on_host(
+    order: Order,
+    host: str,
+    *,
+    home: Path | None = None,
+    settings: Settings | None = None,
+    environment: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+    ask: AskPassphrase | None = None,
+) -> StartedRun:
+    """`tunewatch run RECIPE --host HOST`: make the host ready, start, and stay until the trainer was seen alive.
+
+    `environment` is the laptop's (default `os.environ`); only the names in `PASSED_ON` travel. Raises UsageError for a
+    recipe that cannot be used, RefusedError for a box that cannot run it, UnreachableError when it does not answer.
+    """
+    state = home or default_home()
+    chosen = settings or load_settings(state)
+    target = parse_host(host)
+    env = dict(os.environ if environment is None else environment)
+    recipe = resolve_order(order, env)
+    phases = Phases(progress)
+    with open_transport(target, home=state, ask=ask) as transport:
+        needs = "command" if recipe.kind == "command" else "study"
+        box = prepare(transport, python=chosen.text("launch.python"), needs=needs, phases=phases)
+        return start_run(
+            transport, box, order, recipe, target=target, home=state, grace_s=chosen.number("launch.grace"),
+            environment=env, phases=phases,
+        )  # fmt: skip
+
+
+def resolve_order(order: Order, environment: Mapping[str, str]) -> Recipe:
+    """The recipe as it will run; everything that can be wrong with it is said before anything is sent."""
+    recipe = load_recipe(order.recipe, order.overrides, environment, config=order.config)
+    if recipe.kind == "command" and not recipe.command:
+        raise UsageError(
+            f"The recipe {order.recipe} names no command.", hint='Add [foreign] command = ["python", ...].'
+        )
+    return recipe
+
+
+def start_run(
+    transport: Transport,
+    box: Box,
+    order: Order,
+    recipe: Recipe,
+    *,
+    target: Target,
+    home: Path,
+    grace_s: float = 60.0,
+    environment: Mapping[str, str] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    phases: Phases | None = None,
+) -> StartedRun:
+    """Start `recipe` on a box that `prepare` made ready. `secrets` are added to what the environment passes on.
+
+    Raises RefusedError, in the supervisor's own words, when it would not start: another trainer is here, a full disk.
+    """
+    phases = phases or Phases(silent)
+    given = environment or {}
+    values = {name: given[name] for name in PASSED_ON if given.get(name)} | dict(secrets or {})
+    with phases.step("run directory") as say:
+        name, run_dir = _make_run_dir(transport, box, order, recipe)
+        say(run_dir)
+        put_secrets(transport, f"{run_dir}/secrets", values)
+        command = _foreign(transport, box, recipe, order, run_dir) if recipe.kind == "command" else _ours(
+            transport, box, recipe, order, run_dir
+        )  # fmt: skip
+        _put_scripts(transport, box, run_dir, command, grace_s, order.epoch)
+    if recipe.foreign.setup and recipe.kind == "command":
+        with phases.step("set-up of the recipe") as say:
+            say(_set_up(transport, box, recipe, run_dir))
+    session = "tw-" + name.replace("/", "-").replace(".", "-")
+    with phases.step("start") as say:
+        _launch(transport, box, run_dir, session if box.tmux else None)
+        status = _await_start(transport, run_dir)
+        say(f"pid {status.pid}")
+    attach = _attach(target, session) if box.tmux else None
+    where = Target(target.kind, run_dir, target.host, target.user, target.port, target.instance_id)
+    note_run(KnownRun(name, str(where), recipe.name, target.instance_id, attach=attach), home)
+    result = DeedResult(True, "running", name, target.instance_id, tuple(phases.steps))
+    return StartedRun(name, str(where), run_dir, status.pid, attach, result)
+
+
+def _make_run_dir(host: Transport, box: Box, order: Order, recipe: Recipe) -> tuple[str, str]:
+    """A fresh run directory, or the one of the run that goes on."""
+    if order.name is not None:
+        run_dir = f"{box.root}/runs/{order.name}"
+        host.run(f"mkdir -p {shlex.quote(run_dir)}")
+        return order.name, run_dir
+    moment = time.time()
+    for _ in range(60):
+        name = f"{recipe.name}/{time.strftime(rundir.STAMP, time.localtime(moment))}"
+        run_dir = f"{box.root}/runs/{name}"
+        q = shlex.quote(run_dir)
+        answer = host.run(f"mkdir -p {shlex.quote(run_dir.rpartition('/')[0])} && mkdir {q}")
+        if answer.rc == 0:
+            return name, run_dir
+        if "exists" not in answer.complaint:
+            raise RefusedError(f"{run_dir} cannot be made on {host.name}: {answer.complaint}.")
+        moment += 1
+    raise RefusedError(f"No free name for a run directory under {box.root}/runs.")
+
+
+def _ours(host: Transport, box: Box, recipe: Recipe, order: Order, run_dir: str) -> list[str]:
+    """`python -m runner ...` for one of our recipes; files of the laptop travel into the run directory."""
+    named = order.recipe
+    if Path(order.recipe).is_file():
+        named = f"{run_dir}/{recipe.name}.toml"
+        host.put(Path(order.recipe), named)
+    words = [box.python, "-m", "runner", named, "--run-dir", run_dir]
+    if order.config is not None:
+        host.put(Path(order.config), f"{run_dir}/config-given.toml")
+        words += ["--config", f"{run_dir}/config-given.toml"]
+    for pair in order.overrides:
+        words += ["--set", pair]
+    if order.hf_repo_id:
+        words += ["--hf-repo-id", order.hf_repo_id]
+    if order.nproc > 1:
+        words += ["--nproc", str(order.nproc)]
+    if order.resume is not None:
+        words += ["--resume", order.resume]
+    return words
+
+
+def _foreign(host: Transport, box: Box, recipe: Recipe, order: Order, run_dir: str) -> list[str]:
+    """Somebody's own command in a copy of its work tree, without our code in its way."""
+    tree, _ = deliver(host, work_tree(recipe.workdir))
+    q = shlex.quote
+    work = f"{run_dir}/work"
+    answer = host.run(f"[ -d {q(work)} ] || {{ cp -R {q(tree)} {q(work)} && rm -f {q(work)}/.whole; }}", timeout=300.0)
+    if answer.rc != 0:
+        raise RefusedError(f"The work tree could not be laid out on {host.name}: {answer.complaint}.")
+    words = list(recipe.command)
+    if order.resume is not None:
+        words += [part.replace("{checkpoint}", order.resume) for part in recipe.resume]
+    # its own PYTHONPATH, not ours: the name `runner` may be taken in its tree
+    script = (
+        'cd "$1" || exit 1; shift; if [ -n "$TW_PYTHONPATH" ]; then PYTHONPATH=$TW_PYTHONPATH; else unset PYTHONPATH; '
+        'fi; exec "$@"'
+    )
+    return ["sh", "-c", script, "sh", work, *words]
+
+
+def _put_scripts(host: Transport, box: Box, run_dir: str, command: list[str], grace_s: float, epoch: int) -> None:
+    q = shlex.quote
+    before = (
+        f"#!/bin/sh\ncd {q(run_dir)} || exit 1\n[ -r ./secrets ] && . ./secrets\n"
+        f"TW_PYTHONPATH=$PYTHONPATH PATH={q(box.python.rpartition('/')[0])}:$PATH PYTHONPATH={q(box.code)}\n"
+        "export TW_PYTHONPATH PATH PYTHONPATH\n"
+    )
+    supervise = f"exec {q(box.python)} -m runner.box.supervise --run-dir {q(run_dir)} --grace {grace_s:g}"
+    host.put(
+        f"{before}{supervise} --epoch {epoch} -- {shlex.join(command)}\n".encode(), f"{run_dir}/start.sh", mode=0o700
+    )
+    host.put(f"{before}{supervise} --adopt\n".encode(), f"{run_dir}/adopt.sh", mode=0o700)
+    own_session = "import os,sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])"
+    host.put(
+        f"#!/bin/sh\ncd {q(run_dir)} || exit 1\nrm -f supervise.rc\n"
+        "# a session of its own: when tmux goes, its windows are hung up, this one is not among them\n"
+        f"{q(box.python)} -c {q(own_session)} sh start.sh </dev/null >>supervise.out 2>&1 &\n"
+        "run=$!\n"
+        "if [ -t 1 ]; then tail -n +1 -F log.txt 2>/dev/null & show=$!; fi\n"
+        'wait $run; echo $? >supervise.rc\n[ -z "$show" ] || { sleep 2; kill $show; }\n'.encode(),
+        f"{run_dir}/pane.sh",
+        mode=0o700,
+    )
+
+
+def _set_up(host: Transport, box: Box, recipe: Recipe, run_dir: str) -> str:
+    """The recipe's own preparation, in its work tree, with the environment first on the path."""
+    q = shlex.quote
+    path = q(box.python.rpartition("/")[0])
+    answer = host.run(
+        f"cd {q(run_dir)}/work && . ../secrets && PATH={path}:$PATH && {shlex.join(recipe.foreign.setup)}",
+        timeout=1800.0,
+    )
+    if answer.rc != 0:
+        raise RefusedError(
+            f"The set-up of {recipe.name} ended with {answer.rc} on {host.name}: {answer.complaint}.",
+            hint=f"It ran in {run_dir}/work: {shlex.join(recipe.foreign.setup)}",
+        )
+    return shlex.join(recipe.foreign.setup)
+
+
+def _launch(host: Transport, box: Box, run_dir: str, session: str | None) -> None:
+    q = shlex.quote
+    pane = f"{run_dir}/pane.sh"
+    if session is None:
+        answer = host.run(f"(sh {q(pane)} </dev/null >/dev/null 2>&1 &)")
+    else:
+        # a login that tmux started itself has TMUX set, and tmux would refuse to nest
+        answer = host.run(f"unset TMUX; tmux new-session -d -s {q(session)} -x 200 -y 50 sh {q(pane)}")
+    if answer.rc != 0:
+        raise RefusedError(f"The run could not be started on {host.name}: {answer.complaint or answer.rc}.")
+
+
+def _await_start(host: Transport, run_dir: str) -> rundir.Status:
+    """Wait until the supervisor has a trainer, or has given up."""
+    until = time.monotonic() + _START_S
+    while True:
+        status = None
+        try:
+            status = rundir.read_status(host.read_from(f"{run_dir}/{rundir.STATUS}", 0, limit=1 << 16).data)
+        except NotFoundError:
+            status = None
+        if status is not None and (status.pid is not None or status.ended):
+            return status
+        gone = host.run(f"cat {shlex.quote(run_dir)}/supervise.rc 2>/dev/null").text
+        if gone or time.monotonic() > until:
+            said = host.run(f"tail -n 3 {shlex.quote(run_dir)}/supervise.out 2>/dev/null").text
+            said = said or (f"exit status {gone}" if gone else f"no word within {_START_S:.0f} s")
+            raise RefusedError(f"The supervisor did not start on {host.name}: {said}.", exists=run_dir)
+        time.sleep(0.1)
+
+
+def _attach(target: Target, session: str) -> str:
+    """The command a person types to look at the window itself."""
+    words = ["ssh", "-t"]
+    if target.port:
+        words += ["-p", str(target.port)]
+    login = f"{target.user}@{target.host}" if target.user else str(target.host)
+    if target.kind == "vast":
+        return f"tmux attach -t {session}"
+    return shlex.join([*words, login, "tmux", "attach", "-t", session])
+
+
+def order(recipe: str, *, overrides: Iterable[str] = (), **more: Any) -> Order:
+    """An order from what a command line has."""
+    return Order(recipe, overrides=tuple(overrides), **more)
