@@ -74,11 +74,13 @@ def load_model(
         known = ", ".join(sorted(PREFIX_CLASSES))
         raise UsageError(f"{name} is a '{config.model_type}' model; the prefix mask is built for {known}.")
     config_class, model_class = PREFIX_CLASSES[stock]
-    if dequantise := dequantised(config):
-        extra["quantization_config"] = dequantise
-        notes.append("FP8 weights dequantised")
     settings = {k: v for k, v in config.to_dict().items() if k not in _NOT_CARRIED}
     ours = config_class(**settings, prompt_mask=mask)
+    if fp8 := dequantised(config):
+        # in the configuration, not as an argument: an argument asks to quantise a model that is not, and the 8-bit
+        # numbers would be taken for weights without their scales
+        ours.quantization_config = fp8
+        notes.append("FP8 weights dequantised")
     with _translated(name, revision):
         model, report = model_class.from_pretrained(
             name,
@@ -90,12 +92,18 @@ def load_model(
             **extra,
         )
     missing = sorted(report["missing_keys"])
+    if scales := [key for key in report["unexpected_keys"] if "weight_scale" in key]:
+        raise UsageError(f"{name} has weights in a quantised form that could not be undone ({scales[0]}).")
     if missing or report["mismatched_keys"]:
         shown = ", ".join(missing[:3]) or str(next(iter(report["mismatched_keys"])))
         raise UsageError(
             f"{name} lacks {len(missing) or 'matching'} weights that the model needs ({shown}).",
             hint="Loading it would leave them at random values.",
         )
+    # saving would undo the key mapping and write a text model in the multimodal layout
+    model._weight_conversions = None
+    if fp8:
+        _forget_quantisation(model)
     tokenizer = _load_tokenizer(name, where, notes)
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -105,13 +113,20 @@ def load_model(
 _NOT_CARRIED = ("model_type", "architectures", "prompt_mask", "transformers_version", "quantization_config", "dtype")
 
 
-def dequantised(config: Any) -> Any:
+def _forget_quantisation(model: Any) -> None:
+    """What is trained and saved from here on is an ordinary model."""
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def dequantised(config: Any) -> dict[str, Any] | None:
     """The quantisation setting that loads FP8 weights as ordinary ones; None when there is nothing to undo.
 
     Raises UsageError for another quantisation: training on top of it is not the same experiment.
     """
-    from transformers import FineGrainedFP8Config
-
     found = getattr(config, "quantization_config", None)
     if found is None:
         return None
@@ -119,8 +134,7 @@ def dequantised(config: Any) -> Any:
     method = str(getattr(settings.get("quant_method"), "value", settings.get("quant_method")))
     if method != "fp8":
         raise UsageError(f"The checkpoint is quantised with '{method}'; only FP8 can be dequantised for training.")
-    settings.pop("quant_method")
-    return FineGrainedFP8Config(**{**settings, "dequantize": True})
+    return {**settings, "quant_method": "fp8", "dequantize": True}
 
 
 def read_mask(checkpoint: str | Path) -> MaskMode | None:

@@ -1,0 +1,94 @@
+"""Small models and recipes for the tests of the study; everything heavy is made once per session."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runner.config import load_recipe
+from runner.recipe import Recipe
+
+TINY_SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+"""A Ministral3 of about 30,000 parameters: large enough for every law, small enough to train in a second."""
+
+
+def tiny_model(mask: str = "prompt_bidirectional", *, family: str = "ministral3", attention: str = "sdpa", **more: Any):
+    """A fresh tiny model of random weights, the same each time."""
+    import torch
+
+    from runner.study.mask import PREFIX_CLASSES
+
+    config_class, model_class = PREFIX_CLASSES[family]
+    config = config_class(**{**_shape(family), **more}, prompt_mask=mask)
+    config._attn_implementation = attention
+    torch.manual_seed(0)
+    return model_class(config).eval()
+
+
+def stock_model(family: str = "ministral3", *, attention: str = "sdpa", **more: Any):
+    """The same weights in the stock class."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM
+
+    config_class, model_class = {
+        "ministral3": (Ministral3Config, Ministral3ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }[family]
+    config = config_class(**{**_shape(family), **more})
+    config._attn_implementation = attention
+    torch.manual_seed(0)
+    return model_class(config).eval()
+
+
+def _shape(family: str) -> dict[str, Any]:
+    from runner.study.demo.model import demo_config
+
+    shape = {**demo_config().to_dict(), **TINY_SHAPE}
+    for key in ("model_type", "architectures", "transformers_version", "dtype"):
+        shape.pop(key, None)
+    if family == "llama":
+        shape["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+        shape.pop("sliding_window")
+    return shape
+
+
+@cache
+def tokenizer():
+    """The byte tokenizer."""
+    from runner.study.demo.model import byte_tokenizer
+
+    return byte_tokenizer()
+
+
+def save_checkpoint(model: Any, path: Path) -> Path:
+    """A model with its tokenizer in a directory."""
+    model.save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+def tiny_recipe(base: Path | str, *overrides: str) -> Recipe:
+    """The miniature study's recipe with a tiny model and tiny sets."""
+    small = [
+        f"base={base}",
+        "max_steps=12",
+        "train_samples=120",
+        "eval_samples=24",
+        "downstream_samples=24",
+        "batch_size=8",
+        "eval_steps=3",
+        "save_steps=3",
+        "logging_steps=1",
+        "keep_local=2",
+        "min_steps=3",
+        "learning_rate=1e-3",
+    ]
+    return load_recipe("demo", [*small, *overrides], env={})
+
+
+def trainer_environment() -> dict[str, str]:
+    """The environment of a trainer started by a test: as on a machine that does not unbuffer Python for everybody."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return {**env, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
