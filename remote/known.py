@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from remote.alive import process_alive
 from remote.target import Target, parse_target
 from runner.errors import NotFoundError
 
@@ -78,6 +79,58 @@ def note_run(run: KnownRun, home: Path) -> None:
         others = [r for r in _read(home) if r.name != run.name and r.target != run.target]
         kept = sorted([*others, replace(run, noted=time.time())], key=lambda r: r.noted)[-_KEPT:]
         _write(home, kept)
+
+
+def list_runs(home: Path, root: Path = Path("runs")) -> list[dict[str, Any]]:
+    """Rows of `runs --json`: every known run with its state, from local files and mirrors alone.
+
+    A run elsewhere whose mirror says it was running is shown as `unreachable`: nobody asked its host just now.
+    """
+    return [_row(run, home) for run in known_runs(home, root)]
+
+
+def _row(run: KnownRun, home: Path) -> dict[str, Any]:
+    from remote.source_remote import mirror_folder
+    from runner import rundir
+    from runner.log import LogReader
+    from runner.metrics import MetricsReader
+    from runner.state import judge_state
+
+    target = parse_target(run.target)
+    local = target.kind == "local"
+    folder = Path(target.path) if local else mirror_folder(target, home)
+    status = rundir.read_status(folder / rundir.STATUS)
+    mirrors = [] if local else sorted(p for p in folder.glob("*") if p.with_name(p.name + ".mirror.json").exists())
+    log = folder / rundir.LOG if local or not mirrors else next((p for p in mirrors if p.name != rundir.METRICS), None)
+    reader: LogReader | MetricsReader = LogReader()
+    source = log
+    if (folder / rundir.METRICS).exists():
+        reader, source = MetricsReader(), folder / rundir.METRICS
+    if source is not None and source.is_file():
+        with source.open("rb") as file:
+            while data := file.read(1 << 20):
+                reader.feed(data)
+    history = reader.history()
+    alive, age = None, None
+    if local and status is not None and status.pid:
+        alive = process_alive(status.pid, status.start_ticks, status.boot_id)
+    if local and source is not None and source.exists():
+        age = max(0.0, time.time() - source.stat().st_mtime)
+    seen = status is not None or history.bytes_read > 0
+    state = judge_state(history, status, log_age_s=age, alive=alive, link_ok=local)[0] if seen else None
+    step = history.step if history.step is not None else (status.step if status is not None else None)
+    mirror = None if local or log is None or not log.exists() else str(log)
+    return {
+        "name": run.name,
+        "target": run.target,
+        "recipe": run.recipe,
+        "state": state,
+        "step": step,
+        "max_steps": history.max_steps,
+        "instance_id": run.instance_id,
+        "mirror": mirror,
+        "attach": run.attach,
+    }
 
 
 def _local_path(run: KnownRun) -> str:

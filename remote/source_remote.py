@@ -66,9 +66,7 @@ class RemoteSource:
         self._log: Mirror | None = None
         self._metrics: Mirror | None = None
         self._status: Status | None = None
-        name = hashlib.sha256(f"{target.login if target.kind == 'ssh' else target.instance_id}\n{self._path}".encode())
-        label = (target.host or f"vast-{target.instance_id}").replace("/", "_")
-        self._store = home / "mirrors" / f"{label}-{name.hexdigest()[:12]}"
+        self._store = mirror_folder(target, home)
         self._behind = 0
         self._recall()
 
@@ -264,6 +262,14 @@ class RemoteSource:
         )
 
 
+def mirror_folder(target: Target, home: Path) -> Path:
+    """Where the mirrors of a target lie; the files in it keep their remote names."""
+    where = target.login if target.kind == "ssh" else str(target.instance_id)
+    name = hashlib.sha256(f"{where}\n{target.path.rstrip('/') or '/'}".encode()).hexdigest()[:12]
+    label = (target.host or f"vast-{target.instance_id}").replace("/", "_")
+    return home / "mirrors" / f"{label}-{name}"
+
+
 def _permanent(error: TunewatchError | None) -> bool:
     """Whether trying again soon is useless, or would lock us out."""
     from remote.transport import HostKeyChangedError
@@ -271,4 +277,4 @@ def _permanent(error: TunewatchError | None) -> bool:
     return isinstance(error, (AuthError, HostKeyChangedError))
 
 
-__all__ = ["RemoteSource"]
+__all__ = ["RemoteSource", "mirror_folder"]

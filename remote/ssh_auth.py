@@ -93,6 +93,19 @@ def refused(login: Login, tried: list[Offer], accepts: str = "") -> AuthError:
     )
 
 
+def ask_on_terminal(path: Path) -> str | None:
+    """Ask the person at the terminal; None where there is none. Never for a full-screen display."""
+    import getpass
+    import sys
+
+    if not sys.stdin.isatty():
+        return None
+    try:
+        return getpass.getpass(f"Passphrase of {path}: ") or None
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
 def _unlock(keyring: Keyring, path: Path, ask: AskPassphrase | None) -> Any | None:
     """Ask once per file and process; a wrong answer counts as an answer."""
     with _asking:
