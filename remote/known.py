@@ -90,7 +90,7 @@ def list_runs(home: Path, root: Path = Path("runs")) -> list[dict[str, Any]]:
 
 
 def _row(run: KnownRun, home: Path) -> dict[str, Any]:
-    from remote.source_remote import mirror_folder
+    from remote.mirror import mirror_folder
     from runner import rundir
     from runner.log import LogReader
     from runner.metrics import MetricsReader
@@ -131,6 +131,12 @@ def _row(run: KnownRun, home: Path) -> dict[str, Any]:
         "mirror": mirror,
         "attach": run.attach,
     }
+
+
+def note_watched(target: Target, home: Path, mirror: Path) -> None:
+    """Remember a target on another machine that answered, unless it is known already."""
+    if all(run.target != str(target) for run in _read(home)):
+        note_run(KnownRun(str(target), str(target), None, target.instance_id, str(mirror)), home)
 
 
 def _local_path(run: KnownRun) -> str:

@@ -17,13 +17,15 @@ The rules of this file:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from remote.transport import ByteStream, FileInfo, LinkError, Transport
+from remote.target import Target
+from remote.transport import ByteStream, FileInfo, Transport
 
 SEAM = 64
 """Bytes before the offset that have to be the same on both sides."""
@@ -170,4 +172,12 @@ class Mirror:
             stream.close()
 
 
-__all__ = ["SEAM", "LinkError", "Mirror", "Pulled"]
+def mirror_folder(target: Target, home: Path) -> Path:
+    """Where the mirrors of a target lie; the files in it keep their remote names."""
+    where = target.login if target.kind == "ssh" else str(target.instance_id)
+    name = hashlib.sha256(f"{where}\n{target.path.rstrip('/') or '/'}".encode()).hexdigest()[:12]
+    label = (target.host or f"vast-{target.instance_id}").replace("/", "_")
+    return home / "mirrors" / f"{label}-{name}"
+
+
+__all__ = ["SEAM", "Mirror", "Pulled", "mirror_folder"]

@@ -6,7 +6,6 @@ before, and without, any answer from the host.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 import time
@@ -15,8 +14,9 @@ from pathlib import Path
 
 from remote.alive import judge_alive
 from remote.health import SCRIPT, Health, read_health
+from remote.known import note_watched
 from remote.link import Backoff, Link
-from remote.mirror import Mirror
+from remote.mirror import Mirror, mirror_folder
 from remote.source import Files, Freshness, choose_log
 from remote.target import Target
 from remote.transport import AuthError, Transport, shell_path
@@ -48,6 +48,8 @@ class RemoteSource:
     ) -> None:
         """`host` is owned by the source from here on; `home` is where `mirrors/` lies."""
         self._host = host
+        self._target = target
+        self._home = home
         self._path = target.path.rstrip("/") or "/"
         self._clock = clock
         self._backoff = Backoff(rng)
@@ -174,7 +176,9 @@ class RemoteSource:
             self._metrics = self._mirror(f"{self._path}/{rundir.METRICS}")
 
     def _mirror(self, remote: str) -> Mirror:
-        return Mirror(self._host, remote, self._store / remote.rpartition("/")[2])
+        copy = Mirror(self._host, remote, self._store / remote.rpartition("/")[2])
+        note_watched(self._target, self._home, copy.path)
+        return copy
 
     def _read_status(self) -> None:
         self._status_at = self._clock()
@@ -262,14 +266,6 @@ class RemoteSource:
         )
 
 
-def mirror_folder(target: Target, home: Path) -> Path:
-    """Where the mirrors of a target lie; the files in it keep their remote names."""
-    where = target.login if target.kind == "ssh" else str(target.instance_id)
-    name = hashlib.sha256(f"{where}\n{target.path.rstrip('/') or '/'}".encode()).hexdigest()[:12]
-    label = (target.host or f"vast-{target.instance_id}").replace("/", "_")
-    return home / "mirrors" / f"{label}-{name}"
-
-
 def _permanent(error: TunewatchError | None) -> bool:
     """Whether trying again soon is useless, or would lock us out."""
     from remote.transport import HostKeyChangedError
@@ -277,4 +273,4 @@ def _permanent(error: TunewatchError | None) -> bool:
     return isinstance(error, (AuthError, HostKeyChangedError))
 
 
-__all__ = ["RemoteSource", "mirror_folder"]
+__all__ = ["RemoteSource"]
