@@ -136,7 +136,8 @@ def _movement(losses: Floats, curve: Ints, k: Ints) -> Floats:
     two = np.minimum(k - 1, 2)
     gain = (losses[curve, k - 1 - third] - last) / np.maximum(third, 1)
     recent = (losses[curve, k - 1 - two] - last) / np.maximum(two, 1)
-    bends = np.abs(np.diff(losses, 2, axis=1))
+    # two evals have no second difference: a column that nothing looks at stands for it
+    bends = np.abs(np.diff(losses, 2, axis=1)) if losses.shape[1] > 2 else np.zeros((len(losses), 1))
     # the median of the newest eight second differences, of fewer where there are fewer
     window = k[:, None] - 3 - np.arange(8)[None, :]
     seen = window >= 0
