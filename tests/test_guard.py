@@ -130,13 +130,14 @@ class Stand:
         self.powered_off: list[int] = []
         self.key = box.api_key
         self.gpu: float | None = None
+        self.traffic = (0, 0)
 
     def arm(self, **limits: object) -> Guard:
         document = {**asdict(Limits(instance_id=self.box.id, url=self.fake.url, usd_per_h=0.75)), **limits}
         (self.run_dir / CONFIG).write_text(json.dumps(document))
         guard = Guard(
             self.run_dir, api=lambda limits: Api(limits.url, limits.instance_id, self.key, 1.0), mono=self.clock,
-            sleep=self.clock.sleep, gpu_use=lambda: self.gpu, power_off=self.power_off,
+            sleep=self.clock.sleep, gpu_use=lambda: self.gpu, power_off=self.power_off, network=lambda: self.traffic,
         )  # fmt: skip
         guard.load()
         guard.recover()
@@ -200,6 +201,16 @@ def test_a_price_that_rises_is_metered_from_then_on(stand: Stand) -> None:
     guard.load()
     stand.clock.advance(3600)
     assert guard.look().spent_usd == pytest.approx(2.25, rel=1e-3)
+
+
+def test_traffic_counts_and_a_counter_that_began_anew_does_not_take_money_back(stand: Stand) -> None:
+    guard = stand.arm(usd_per_h=0.0, down_usd_per_gb=0.01, up_usd_per_gb=0.02)
+    stand.traffic = (5_000_000_000, 1_000_000_000)
+    assert guard.look().spent_usd == pytest.approx(0.07)
+    stand.traffic = (1_000_000_000, 0)
+    view = guard.look()
+    assert view.spent_usd == pytest.approx(0.08)
+    assert (view.down_gb, view.up_gb) == (6.0, 1.0)
 
 
 def test_an_idle_gpu_without_steps_ends_it_and_a_busy_one_does_not(stand: Stand) -> None:
@@ -348,7 +359,8 @@ def test_f15_on_a_real_box_the_guard_ends_the_rental_and_the_key_is_in_no_sessio
         (run_dir / CONFIG).write_text(json.dumps(asdict(limits)))
         root = Path(guard_module.__file__).parent.parent.parent
         start = (
-            f"printenv CONTAINER_API_KEY | wc -l; cd {root} && python3 -m runner.box.guard --run-dir {run_dir} --prove && "
+            f"printenv CONTAINER_API_KEY | wc -l; cd {root} && "
+            f"python3 -m runner.box.guard --run-dir {run_dir} --prove && "
             f"(setsid python3 -m runner.box.guard --run-dir {run_dir} --watch </dev/null >{run_dir}/guard.log 2>&1 &)"
         )
         ssh = [

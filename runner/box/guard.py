@@ -45,6 +45,7 @@ from runner.box.limits import (
     Limits,
     View,
     decide,
+    network_bytes,
     read_bytes,
     read_limits,
     read_object_file,
@@ -74,6 +75,7 @@ class Guard:
         sleep: Callable[[float], None] = time.sleep,
         gpu_use: Callable[[], float | None] | None = None,
         power_off: Callable[[int], str] | None = None,
+        network: Callable[[], tuple[int, int]] = network_bytes,
     ) -> None:
         self.run_dir = run_dir
         self._make_api = api or api_from_environment
@@ -81,6 +83,9 @@ class Guard:
         self._sleep = sleep
         self._gpu_use = gpu_use or gpu_use_percent
         self._power_off = power_off or end_container
+        self._network = network
+        self._net_bytes = network()
+        self._down_gb = self._up_gb = 0.0
         self.limits = Limits()
         self._armed_at = mono()
         self._elapsed_before = 0.0
@@ -111,6 +116,7 @@ class Guard:
         self._elapsed_before = float(before.get("elapsed_s") or 0.0) + gap
         self._spent = float(before.get("spent_usd") or self.limits.spent_usd)
         self._spent += gap / 3600 * self.limits.usd_per_h
+        self._down_gb, self._up_gb = float(before.get("down_gb") or 0.0), float(before.get("up_gb") or 0.0)
 
     def look(self) -> View:
         """Read the run directory and the meters."""
@@ -118,6 +124,7 @@ class Guard:
         # metered piece by piece, so that a price the laptop corrects counts from then on and not backwards
         self._spent += max(0.0, now - self._spent_at) / 3600 * self.limits.usd_per_h
         self._spent_at = now
+        self._meter_traffic()
         status = read_status(self.run_dir / STATUS)
         if status is not None and status.seq != self._seq:
             self._seq, self._seq_at = status.seq, now
@@ -146,8 +153,19 @@ class Guard:
             idle_for_s=now - self._busy_at,
             lease_age_s=now - self._lease_at,
             save_s=saves,
+            down_gb=self._down_gb,
+            up_gb=self._up_gb,
             uploading=uploading,
         )
+
+    def _meter_traffic(self) -> None:
+        counters = self._network()
+        # counters that fell began anew with the container
+        down, up = (c - b if c >= b else c for c, b in zip(counters, self._net_bytes))  # noqa: B905 - 3.9 has no strict
+        self._net_bytes = counters
+        self._down_gb += down / 1e9
+        self._up_gb += up / 1e9
+        self._spent += down / 1e9 * self.limits.down_usd_per_gb + up / 1e9 * self.limits.up_usd_per_gb
 
     def report(self, view: View, word: str, reason: str = "") -> None:
         """Write guard.status.json; a full disk does not stop the guard."""

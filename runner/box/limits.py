@@ -37,6 +37,8 @@ class Limits:
     disk_usd_per_h: float = 0.0
     spent_usd: float = 0.0
     """Spent before the guard was armed."""
+    down_usd_per_gb: float = 0.0
+    up_usd_per_gb: float = 0.0
     budget_usd: float | None = None
     reserve_usd: float = 0.0
     """Of the budget, kept for the disk after a stop."""
@@ -70,6 +72,9 @@ class View:
     lease_age_s: float = 0.0
     save_s: float = 0.0
     """The longest checkpoint so far."""
+    down_gb: float = 0.0
+    """Into the box since arming; in `spent_usd` already."""
+    up_gb: float = 0.0
     uploading: bool = False
 
 
@@ -166,3 +171,19 @@ def read_bytes(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
+
+
+def network_bytes(table: Path = Path("/proc/net/dev")) -> tuple[int, int]:
+    """Bytes received and sent by every interface but loopback; zeros where it cannot be read."""
+    down = up = 0
+    try:
+        lines = table.read_text().splitlines()[2:]
+    except OSError:
+        return 0, 0
+    for line in lines:
+        name, _, rest = line.partition(":")
+        numbers = rest.split()
+        if name.strip() != "lo" and len(numbers) >= 9 and numbers[0].isdigit() and numbers[8].isdigit():
+            down += int(numbers[0])
+            up += int(numbers[8])
+    return down, up

@@ -1,0 +1,361 @@
+"""Launch: rent, boot, let us in, ship, arm the guard, start, first log line. Then nothing of it depends on the laptop.
+
+The deed is a list of steps over the journal, each of which can be done again, so a launch that was cut anywhere is
+either carried on (`resume_launch`) or undone. An error, or Ctrl-C, undoes it: the box is destroyed and proved gone
+before this returns. Once the run was started nothing is undone any more: from then on the guard and kill end it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from remote.access import Opener, own_key, wait_for_ssh
+from remote.arming import Wishes, arm, limits_for
+from remote.bootstrap import Box, Phases, prepare
+from remote.deeds import DeedResult
+from remote.desk import Desk, Note
+from remote.destroy import destroy
+from remote.journal import Deed
+from remote.labels import new_label
+from remote.money import bill
+from remote.provider import Instance, MarketOffer, OfferGoneError, RejectedError
+from remote.redact import redact
+from remote.remote_run import Order, resolve_order, start_run
+from remote.rent import BootError, Plan, check_offer, create_box, resolve, verify_row, wait_boot
+from remote.target import Target
+from remote.transport import Transport, shell_path
+from runner.errors import NotFoundError, TunewatchError, UnconfirmedError, UnreachableError
+from runner.rundir import LOG, STATUS, read_status
+
+FIRST_LINE_S = 240.0
+"""A trainer that imports torch and loads a model may be silent for so long."""
+PREPARE_S = 900.0
+"""Steps on the box are repeated for so long when the link breaks; each can be done again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Everything that was decided; kept in the journal, so that another process can carry it on."""
+
+    order: Order
+    plan: Plan
+    wishes: Wishes
+    python: str = "python3"
+    """The interpreter to build on."""
+    grace_s: float = 60.0
+    unattended: bool = True
+    """Whether the run may go on without a guard that was proved: never, unless the user said so."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "order": asdict(self.order), "plan": asdict(self.plan), "wishes": self.wishes.to_json(),
+            "python": self.python, "grace_s": self.grace_s, "unattended": self.unattended,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Launch:
+        """Read what `to_json` wrote."""
+        order = dict(data["order"])
+        order["overrides"] = tuple(order.get("overrides") or ())
+        return cls(
+            Order(**order), Plan(**data["plan"]), Wishes(**data["wishes"]), data["python"], data["grace_s"],
+            data["unattended"],
+        )  # fmt: skip
+
+
+def launch(desk: Desk, request: Launch, open_pair: Opener, environment: Mapping[str, str] | None = None) -> DeedResult:
+    """Do it. Raises what went wrong after undoing it; UnconfirmedError when a box may exist and bill."""
+    env = dict(os.environ if environment is None else environment)
+    resolve_order(request.order, env)  # a recipe that cannot be used is said before any money is spent
+    deed = desk.journal.begin("launch", request.plan.run, launch=request.to_json())
+    with deed:
+        return _carry_on(desk, deed, request, open_pair, env)
+
+
+def resume_launch(
+    desk: Desk, deed_id: str, open_pair: Opener, environment: Mapping[str, str] | None = None
+) -> DeedResult:
+    """Carry on a launch that was cut; same outcome and errors as `launch`."""
+    env = dict(os.environ if environment is None else environment)
+    with desk.journal.resume(deed_id) as deed:
+        return _carry_on(desk, deed, Launch.from_json(deed.data["launch"]), open_pair, env)
+
+
+def undo_launch(desk: Desk, deed_id: str) -> DeedResult:
+    """End a launch that was cut: destroy what it rented, if anything, and close it."""
+    with desk.journal.resume(deed_id) as deed:
+        try:
+            instance_id = _known_instance(desk, deed)
+        except UnconfirmedError:
+            return desk.result(ok=False, state="unconfirmed", run=deed.run, instance_id=None)
+        if instance_id is None:
+            deed.close("nothing rented")
+            return desk.result(ok=True, state="destroyed", run=deed.run, instance_id=None)
+        state = _undo(desk, deed, instance_id, "undone")
+        return desk.result(ok=state == "destroyed", state=state, run=deed.run, instance_id=instance_id)
+
+
+def _carry_on(desk: Desk, deed: Deed, request: Launch, open_pair: Opener, env: Mapping[str, str]) -> DeedResult:
+    plan = request.plan
+    offer: MarketOffer | None = None
+    try:
+        instance_id = _known_instance(desk, deed)
+        if instance_id is None:
+            if deed.data.get("label"):
+                deed.close("nothing rented")
+                raise OfferGoneError("The rental left nothing behind; it was closed.", hint="Launch again.")
+            with desk.step("offer", f"{plan.offer_id}") as note:
+                offer = check_offer(desk, plan)
+                plan = replace(plan, image=choose_image(offer, plan.image))
+                note.detail = f"{offer.num_gpus}x {offer.gpu_name}, ${offer.dph_total:.4f}/h with {plan.disk_gb:g} GB"
+            with desk.step("rent") as note:
+                label = str(new_label(desk.journal.laptop(), plan.run))
+                instance_id = create_box(desk, deed, plan, offer, label)
+                note.detail = f"instance {instance_id}"
+        return _on_the_box(desk, deed, request, plan, offer, instance_id, open_pair, env)
+    except UnconfirmedError:
+        raise
+    except (TunewatchError, KeyboardInterrupt) as error:
+        if deed.record.closed is None:
+            _after_failure(desk, deed, error)
+        raise
+
+
+def _known_instance(desk: Desk, deed: Deed) -> int | None:
+    """The box of this deed, looked for by label when its answer was lost; UnconfirmedError while that fails."""
+    found = deed.data.get("instance_id")
+    if isinstance(found, int):
+        return found
+    label = deed.data.get("label")
+    if not label:
+        return None
+    refused = deed.data.get("answer") == "refused"
+    age = desk.clock() - deed.record.opened
+    # what did not show within minutes of the request will not come: then one look is enough
+    lookups = (0.0,) if refused or age > 600 else (0.0, 5.0, 15.0, 30.0, 60.0)
+    desk.listing()  # raises when the account cannot be looked at: then nothing is concluded
+    return resolve(desk, deed, str(label), lookups=lookups)
+
+
+def _after_failure(desk: Desk, deed: Deed, error: BaseException) -> None:
+    why = error.message if isinstance(error, TunewatchError) else "interrupted"
+    instance_id = deed.data.get("instance_id")
+    if isinstance(error, RejectedError) and error.new_contract is not None:
+        instance_id = error.new_contract
+    label = deed.data.get("label")
+    if not isinstance(instance_id, int) and label and deed.data.get("answer") != "refused":
+        # asked for, and no answer was heard: a quick look now, and reconcile later when it does not show
+        instance_id = resolve(desk, deed, str(label), lookups=(0.0, 5.0, 15.0))
+        if instance_id is None:
+            return
+    if not isinstance(instance_id, int):
+        deed.close("failed", why=why)
+        return
+    if deed.data.get("started"):
+        deed.close("running", why=why, instance=instance_id, box={"state": "running"})
+        return
+    if isinstance(error, (BootError, UnreachableError)):
+        _keep_evidence(desk, deed, instance_id, why)
+    _undo(desk, deed, instance_id, why)
+    if isinstance(error, TunewatchError):
+        box = desk.journal.box(instance_id)
+        gone = box is not None and box.gone
+        error.exists = "" if gone else f"instance {instance_id}, unconfirmed: it may still bill"
+
+
+def _undo(desk: Desk, deed: Deed, instance_id: int, why: str) -> Any:
+    with desk.step("undo", f"destroying instance {instance_id}") as note:
+        label = str(deed.data.get("label") or "")
+        state = destroy(desk, deed, instance_id, note, label=label)
+    if state == "destroyed":
+        deed.close("failed", instance=instance_id, why=why)
+    return state
+
+
+def _keep_evidence(desk: Desk, deed: Deed, instance_id: int, why: str) -> None:
+    """Why a box did not come up: its log and the provider's words, and its machine is not offered for a week."""
+    box = desk.journal.box(instance_id)
+    machine = box.data.get("machine_id") if box is not None else None
+    if isinstance(machine, int):
+        desk.journal.exclude(machine, why)
+    folder = desk.journal.home / "launches"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        log = desk.provider.logs(instance_id, tail=400)
+    except TunewatchError as error:
+        log = f"(no log: {error.message})"
+    (folder / f"{deed.id}.txt").write_text(redact(f"{why}\n\n{log}\n"), encoding="utf-8")
+
+
+def _on_the_box(
+    desk: Desk, deed: Deed, request: Launch, plan: Plan, offer: MarketOffer | None, instance_id: int,
+    open_pair: Opener, env: Mapping[str, str],
+) -> DeedResult:  # fmt: skip
+    with desk.step("check the box"):
+        row = verify_row(desk, deed, instance_id, plan, offer)
+    with desk.step("SSH key"):
+        _, public = own_key(desk.journal.home)
+        deed.intent("key", instance=instance_id)
+        desk.patiently(lambda: desk.provider.attach_key(instance_id, public), for_s=60.0)
+        deed.done("key", instance=instance_id)
+    with desk.step("boot") as note:
+        row = wait_boot(desk, deed, instance_id, plan, note)
+    _remember(desk, row, plan.image, "boot")
+    with desk.step("SSH") as note:
+        host, pair = wait_for_ssh(desk, row, open_pair, note)
+        note.detail = f"{pair.kind} {pair.host}:{pair.port}"
+    _remember(desk, row, plan.image, "ssh")
+    with host:
+        deed.done("ssh", instance=instance_id, box={"state": "ready", "ssh_kind": pair.kind})
+        box = desk.patiently(lambda: _prepared(desk, request, host), for_s=PREPARE_S)
+        for phase, seconds in box.seconds.items():
+            desk.journal.add_phase(row.machine_id, plan.image, phase, seconds)
+        run_dir = f"{box.root}/runs/{request.plan.run}"
+        with desk.step("guard") as note:
+            _arm(desk, deed, request, row, host, box, run_dir, note)
+        _start(desk, deed, request, host, box, run_dir, instance_id, env)
+        with desk.step("first log line") as note:
+            note.detail = _first_line(desk, host, run_dir, note)
+        _remember(desk, row, plan.image, "first log line")
+    deed.close("running", instance=instance_id)
+    return desk.result(ok=True, state="running", run=request.plan.run, instance_id=instance_id)
+
+
+def _prepared(desk: Desk, request: Launch, host: Transport) -> Box:
+    phases = Phases(desk.progress)
+    recipe = resolve_order(request.order, os.environ)
+    try:
+        return prepare(
+            host, python=request.python, needs="command" if recipe.kind == "command" else "study", phases=phases
+        )
+    finally:
+        desk.steps.extend(phases.steps)
+
+
+def _arm(
+    desk: Desk, deed: Deed, request: Launch, row: Instance, host: Transport, box: Box, run_dir: str, note: Note
+) -> None:
+    spent = bill(desk.journal, row.id, desk.clock()).total
+    url = getattr(desk.provider, "url", "")
+    limits = limits_for(row, request.wishes, url=url, spent_usd=spent)
+    deadline = request.wishes.deadline_s
+    deed.intent("guard", instance=row.id)
+    desk.patiently(lambda: arm(desk, host, run_dir, limits, lambda words: python_command(box, words), note), for_s=60.0)
+    again = python_command(box, f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
+    host.put(
+        f"#!/bin/sh\n# the container began anew: its guard stands again\n({again} </dev/null >>{shell_path(run_dir)}"
+        "/guard.log 2>&1 &)\n".encode(),
+        f"{box.root}/onstart.sh",
+        mode=0o700,
+    )
+    deed.done(
+        "guard",
+        instance=row.id,
+        box={
+            "run_dir": run_dir,
+            "guard": "watching",
+            "budget_usd": request.wishes.budget_usd,
+            "deadline_at": None if deadline is None else desk.clock() + deadline,
+        },
+    )
+
+
+def python_command(box: Box, words: str) -> str:
+    """The shell command for `python -m <words>` with the code that was shipped."""
+    return f"cd {shell_path(box.root)} && PYTHONPATH={shell_path(box.code)} {shell_path(box.python)} -m {words}"
+
+
+def _start(
+    desk: Desk, deed: Deed, request: Launch, host: Transport, box: Box, run_dir: str, instance_id: int,
+    env: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Start the run unless it lives already: this step may be repeated after a crash."""
+    deed.intent("start", instance=instance_id)
+    status = None
+    try:
+        status = read_status(host.read_from(f"{run_dir}/{STATUS}", 0).data)
+    except NotFoundError:
+        status = None
+    if status is None:
+        recipe = resolve_order(request.order, env)
+        phases = Phases(desk.progress)
+        target = Target("vast", run_dir, instance_id=instance_id)
+        try:
+            start_run(
+                host, box, replace(request.order, name=request.plan.run), recipe, target=target,
+                home=desk.journal.home, grace_s=request.grace_s, environment=env, phases=phases,
+            )  # fmt: skip
+        finally:
+            desk.steps.extend(phases.steps)
+    deed.done("start", instance=instance_id, started=True, box={"state": "running"})
+
+
+def _first_line(desk: Desk, host: Transport, run_dir: str, note: Note) -> str:
+    """The first line the trainer itself wrote; the run is not in danger when it takes long."""
+    until = desk.mono() + FIRST_LINE_S
+    while desk.mono() < until:
+        data = host.read_from(f"{run_dir}/{LOG}", 0, limit=1 << 14).data
+        lines = [line for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+        own = [line for line in lines if not line.startswith("# tunewatch run ")]
+        if own:
+            return redact(own[0].strip()[:160])
+        status = read_status(host.read_from(f"{run_dir}/{STATUS}", 0).data)
+        if status is not None and status.ended:
+            note.ok = status.state == "finished"
+            return f"the run {status.state} without a line ({status.reason or status.rc})"
+        desk.sleep(0.3)
+    note.ok = None
+    return f"no line within {FIRST_LINE_S:.0f} s; the run is alive"
+
+
+def _remember(desk: Desk, row: Instance, image: str, phase: str) -> None:
+    """Keep how long the last step took, for the setup time of later quotes on this machine."""
+    seconds = desk.steps[-1].seconds if desk.steps else None
+    if seconds is not None:
+        desk.journal.add_phase(row.machine_id, image, phase, seconds)
+
+
+IMAGES = (
+    (12.9, "pytorch/pytorch:2.8.0-cuda12.9-cudnn9-runtime"),
+    (12.8, "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"),
+    (12.6, "pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime"),
+)
+"""Least CUDA version of the host's driver, and the image for it; the newest that fits is taken."""
+
+
+def choose_image(offer: MarketOffer, wanted: str = "") -> str:
+    """The image for a host's driver; raises BootError when its driver is too old for any."""
+    if wanted:
+        return wanted
+    if offer.cuda_max is None:
+        return IMAGES[-1][1]
+    for least, image in IMAGES:
+        if offer.cuda_max + 1e-6 >= least:
+            return image
+    raise BootError(
+        f"The driver of offer {offer.id} knows CUDA {offer.cuda_max:g}; the oldest image needs {IMAGES[-1][0]:g}.",
+        hint="Choose another offer.",
+    )
+
+
+def onstart(public_key: str) -> str:
+    """What the container runs at every start. At most 4096 characters, and nothing secret: the provider stores it.
+
+    It keeps the container's own variables for the guard, which an SSH session does not have, and starts the guard again
+    after a restart of the container.
+    """
+    return f"""#!/bin/bash
+umask 077
+cd "${{HOME:=/root}}" || exit 1
+mkdir -p tunewatch .ssh
+touch .no_auto_tmux
+printf 'CONTAINER_ID=%s\\nCONTAINER_API_KEY=%s\\n' "$CONTAINER_ID" "$CONTAINER_API_KEY" > tunewatch/.env.part
+mv tunewatch/.env.part tunewatch/container.env
+grep -qsF '{public_key}' .ssh/authorized_keys || echo '{public_key}' >> .ssh/authorized_keys
+[ -x tunewatch/onstart.sh ] && tunewatch/onstart.sh
+exit 0
+"""
