@@ -83,6 +83,8 @@ class LogIndex:
         """Bytes behind which nothing was numbered yet (of the first array)."""
         self._tail: array[int] | None = None
         self._tail_end = 0
+        self.tail_line = 0
+        """The number of the line that was line 0 until the file was numbered; 0 before that."""
 
     # -- the file ------------------------------------------------------------------------------------------------
 
@@ -137,6 +139,7 @@ class LogIndex:
         self._starts = array("Q", [0])
         self._end = 0
         self._tail = None
+        self.tail_line = 0
         if size > 2 * self._tail_bytes:
             start = self._line_start_before(size - self._tail_bytes)
             if start is not None:
@@ -172,6 +175,7 @@ class LogIndex:
                 if self._end >= limit:
                     # the last start found is that of the tail's first line
                     self._starts.pop()
+                    self.tail_line = len(self._starts)
                     self._starts.extend(self._tail)
                     self._end, self._tail = self._tail_end, None
                 return True

@@ -25,6 +25,8 @@ class LineScan:
         """Lines that count, ascending. The last line is not in it while it has no newline: see `live`."""
         self.live = False
         """Whether the last, unfinished line counts too."""
+        self.done = False
+        """Whether every line known so far was visited."""
         self._next = 0
         self._live_seen = (-1, -1)
 
@@ -45,6 +47,7 @@ class LineScan:
         if not self.index.numbered:
             return True
         stop = self.index.settled_count
+        self.done = False
         if self._next < stop:
             cleaned, following = self.index.block(self._next, stop)
             found = self._wanted(cleaned, self._next, following)
@@ -55,6 +58,7 @@ class LineScan:
             if following < stop:
                 return True
         self._look_at_live_line(stop)
+        self.done = True
         return False
 
     def _look_at_live_line(self, number: int) -> None:
@@ -134,19 +138,31 @@ def _neighbour(scan: LineScan, line: int, forward: bool) -> int | None:
 
 
 class Filter(LineScan):
-    """Lines that match `include` (when given) and do not match `exclude` (when given)."""
+    """Lines that match `include` (when given) and do not match `exclude` (when given).
 
-    def __init__(self, index: LogIndex, include: Pattern | None, exclude: Pattern | None) -> None:
+    With `bars=False` lines that are nothing but a progress bar, and the blank ones tqdm leaves, are left out too.
+    """
+
+    def __init__(
+        self, index: LogIndex, include: Pattern | None = None, exclude: Pattern | None = None, *, bars: bool = True
+    ) -> None:
         super().__init__(index)
         self.include = include
         self.exclude = exclude
+        self.bars = bars
 
     def _wanted(self, cleaned: bytes, first: int, following: int) -> list[int]:
         keep = list(range(first, following)) if self.include is None else self.include.hits(cleaned, first)
-        if self.exclude is None or not keep:
-            return keep
-        drop = set(self.exclude.hits(cleaned, first))
+        drop: set[int] = set()
+        if self.exclude is not None and keep:
+            drop.update(self.exclude.hits(cleaned, first))
+        if not self.bars:
+            drop.update(n for n, line in enumerate(cleaned.split(b"\n"), first) if _only_bar(line))
         return [n for n in keep if n not in drop] if drop else keep
+
+
+def _only_bar(line: bytes) -> bool:
+    return (b"%|" in line and b"{" not in line) or not line.strip()
 
 
 _FRAME = re.compile(rb"(?<![\d/])(\d{1,9})/(\d{1,9}) \[")

@@ -1,0 +1,389 @@
+"""The Logs screen as a person meets it: keys and mouse in, lines and words out, on real growing files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+
+from runner.history import EvalPoint, RunHistory
+from tui.screens.logs import LogsScreen
+from tui.snapshot import RunSnapshot
+from tui.themes import DEFAULT_THEME, THEMES
+from tui.widgets.log_view import LogView
+
+SIZES = pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 10)])
+HISTORY = RunHistory(
+    max_steps=400,
+    evals=(
+        EvalPoint(100, 1.118, printed="1.118"),
+        EvalPoint(200, 1.372, printed="1.372"),
+        EvalPoint(300, 1.372, printed="1.372"),
+    ),
+)
+
+
+class Room(App[None]):
+    """An app with nothing but the screen under test."""
+
+    def __init__(self, path: Path | None, history: RunHistory = HISTORY) -> None:
+        super().__init__()
+        self.logs = LogsScreen(path, target="box:/x", name="stage5", history=history)
+        self.chosen: list[LogsScreen.EvalChosen] = []
+        self.results: list[int | None] = []
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = DEFAULT_THEME
+
+    def on_mount(self) -> None:
+        self.push_screen(self.logs, self.results.append)
+
+    def on_logs_screen_eval_chosen(self, message: LogsScreen.EvalChosen) -> None:
+        self.chosen.append(message)
+
+    @property
+    def view(self) -> LogView:
+        return self.logs.view
+
+    def state(self) -> str:
+        return str(self.logs.query_one("#state").render())
+
+    def rows(self) -> list[str]:
+        strips = [self.view.render_line(y) for y in range(self.view.size.height)]
+        return [strip.text.rstrip() for strip in strips]
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
+    """Wait until something holds; the test's own time limit ends it if it never does."""
+    while not holds():
+        await pilot.pause()
+        await asyncio.sleep(0.01)
+    await pilot.pause()
+
+
+async def ready(pilot: Pilot[None], app: Room) -> None:
+    await until(pilot, lambda: app.logs.is_running and app.view.row_count > 0 and not app.logs._busy)
+
+
+def numbered(path: Path, count: int, text: str = "line") -> Path:
+    path.write_text("".join(f"{text} {n}\n" for n in range(count)))
+    return path
+
+
+@SIZES
+async def test_the_newest_lines_show_and_new_ones_follow(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = numbered(tmp_path / "log.txt", 5000)
+    app = Room(path)
+    async with app.run_test(size=size) as pilot:
+        await ready(pilot, app)
+        assert app.rows()[-1].endswith("line 4999")
+        assert app.state().startswith("following · 5,000/5,000")
+        with path.open("a") as file:
+            file.write("a new one\n")
+        await until(pilot, lambda: app.view.row_count == 5001)
+        assert app.rows()[-1].endswith("a new one")
+
+
+@SIZES
+async def test_scrolled_up_it_counts_what_is_new_and_end_follows_again(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = numbered(tmp_path / "log.txt", 5000)
+    app = Room(path)
+    async with app.run_test(size=size) as pilot:
+        await ready(pilot, app)
+        await pilot.press("up")
+        before = app.rows()
+        with path.open("a") as file:
+            file.writelines(f"new {n}\n" for n in range(213))
+        await until(pilot, lambda: app.view.row_count == 5213)
+        assert "213 new lines, End to follow" in app.state()
+        assert app.rows() == before
+        await pilot.press("end")
+        assert app.rows()[-1].endswith("new 212")
+        assert app.state().startswith("following")
+
+
+async def test_the_wheel_stops_following_and_reaching_the_end_starts_it(tmp_path: Path) -> None:
+    app = Room(numbered(tmp_path / "log.txt", 500))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        app.view._on_mouse_scroll_up(_wheel(app, "up"))
+        app.view.on_mouse_scroll_up()
+        await until(pilot, lambda: app.view.scroll_offset.y < app.view.max_scroll_y)
+        assert not app.view.follow
+        await pilot.press("end")
+        await until(pilot, lambda: app.view.follow and app.view.scroll_offset.y == app.view.max_scroll_y)
+
+
+def _wheel(app: Room, way: str) -> object:
+    from textual import events
+
+    kind = events.MouseScrollUp if way == "up" else events.MouseScrollDown
+    return kind(app.view, 5, 5, 0, 0, 0, shift=False, meta=False, ctrl=False)
+
+
+async def type_text(pilot: Pilot[None], text: str) -> None:
+    names = {" ": "space", "(": "left_parenthesis", "'": "apostrophe", "_": "underscore", ".": "full_stop"}
+    await pilot.press(*[names.get(c, c) for c in text])
+
+
+async def test_search_counts_and_goes_round(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("".join(f"{'Needle' if n % 100 == 7 else 'hay'} {n}\n" for n in range(1000)))
+    app = Room(path)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("slash")
+        await type_text(pilot, "needle")
+        await pilot.press("enter")
+        await until(pilot, lambda: "hit 10 of 10" in app.state())
+        assert app.view.cursor == 907
+        await pilot.press("n")
+        assert app.view.cursor == 7
+        assert "round the end" in app.state()
+        await pilot.press("N", "N")
+        assert (app.view.cursor, "hit 9 of 10" in app.state()) == (807, True)
+        await pilot.press("escape")
+        assert app.logs.search is None
+        assert app.view.cursor == 807
+
+
+async def test_a_hit_is_marked_in_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("one needle two needle\n")
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("slash")
+        await type_text(pilot, "needle")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.logs.search is not None and app.logs.search.done)
+        marked = [s.text for s in app.view.render_line(0) if s.style and s.style.underline]
+        assert marked == ["needle", "needle"]
+
+
+async def test_filters_work_while_they_are_typed_and_escape_takes_them_back(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("".join(f"{'even' if n % 2 == 0 else 'odd'} {n}\n" for n in range(1000)))
+    app = Room(path)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("f")
+        await type_text(pilot, "even")
+        await until(pilot, lambda: app.view.row_count == 500)
+        assert app.rows()[-1].endswith("even 998")
+        await pilot.press("enter", "F")
+        await type_text(pilot, "8")
+        await until(pilot, lambda: 0 < app.view.row_count < 500)
+        assert not any("8" in row.split("even")[-1] for row in app.rows() if row)
+        assert "only even, without 8:" in app.state()
+        await pilot.press("escape")
+        await until(pilot, lambda: app.view.row_count == 500)
+        assert app.logs.exclude is None
+
+
+async def test_new_lines_pass_the_filter_too(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "log.txt", 100)
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("f")
+        await type_text(pilot, "wanted")
+        await pilot.press("enter")
+        await until(pilot, lambda: "No line passes" in str(app.logs.query_one("#none").render()))
+        with path.open("a") as file:
+            file.write("not this\nwanted this\n")
+        await until(pilot, lambda: app.view.row_count == 1)
+        assert app.rows()[0].endswith("wanted this")
+
+
+async def test_a_pattern_that_does_not_read_is_a_sentence_where_the_eye_is(tmp_path: Path) -> None:
+    app = Room(numbered(tmp_path / "log.txt", 10))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("slash", "left_parenthesis", "enter")
+        assert app.logs.has_class("-asking")
+        assert "missing ), unterminated subpattern at position 1" in str(app.logs.query_one("#fault").render())
+        await pilot.press("escape")
+        assert not app.logs.has_class("-asking")
+        await pilot.press("colon", "x", "enter")
+        assert "A step is a whole number, not 'x'." in str(app.logs.query_one("#fault").render())
+
+
+async def test_jump_to_step_says_when_the_log_has_only_a_later_one(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    # tqdm draws the bar again after each line it lets through, then moves on, then clears itself for the next line
+    frames = "".join(
+        f"\r 1%| | {n - 10}/400 [00:03<01:00]\r 1%| | {n}/400 [00:04<01:00]\r{' ' * 30}\r{{'loss': {n}}}\n"
+        for n in range(10, 400, 10)
+    )
+    path.write_text("start\n" * 50 + frames)
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        for step, line, words in ((100, 59, ""), (101, 60, "no line for step 101, the next one is 110")):
+            await pilot.press("colon", *str(step), "enter")
+            await until(pilot, lambda line=line: app.view.cursor == line)
+            assert words in app.state()
+            assert app.view.text_of(app.view.cursor) == f"{{'loss': {-(-step // 10) * 10}}}"
+        await pilot.press("colon", *"9999", "enter")
+        await until(pilot, lambda: "the log does not reach step 9,999" in app.state())
+
+
+async def test_wrapped_every_letter_of_the_last_lines_is_on_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("".join(f"{n}:{'x' * 300}:{n}\n" for n in range(50)))
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("w")
+        await pilot.pause()
+        page = "".join(row[4:] for row in app.rows())
+        for n in (47, 48, 49):
+            assert f"{n}:{'x' * 300}:{n}" in page
+        await pilot.press("home")
+        assert app.rows()[0].split()[-1].startswith("0:xxx")
+        await pilot.press("w")
+        assert app.rows()[1].split()[-1].startswith("1:xxx")
+
+
+async def test_sideways_shows_the_rest_of_a_long_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("".join(f"{'x' * 200}{n:>4}\n" for n in range(50)))
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.pause()
+        await pilot.press("right", "right", "right", "right")
+        assert app.rows()[-1].endswith("49")
+        assert "from column" in app.state()
+
+
+async def test_a_click_on_an_evaluation_tells_its_step_and_equal_values_by_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    evals = [f"{{'eval_loss': '{loss}', 'eval_runtime': '7.7'}}\n" for loss in ("1.118", "1.372", "1.372")]
+    path.write_text("start\n" + evals[0] + "a\n" + evals[1] + "b\n" + evals[2] + "c\n")
+    app = Room(path)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await ready(pilot, app)
+        for line, step in ((1, 100), (3, 200), (5, 300)):
+            await pilot.click(LogView, offset=(20, line))
+            await until(pilot, lambda: bool(app.chosen))
+            message = app.chosen.pop()
+            assert (message.target, message.step) == ("box:/x", step)
+            assert f"of step {step}" in app.state()
+        await pilot.click(LogView, offset=(20, 2))
+        await pilot.pause()
+        assert app.chosen == []
+
+
+async def test_enter_on_an_evaluation_leaves_with_its_step(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("start\n{'eval_loss': '1.118'}\n")
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(app.results))
+        assert app.results == [100]
+
+
+async def test_the_line_under_the_cursor_is_copied_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("first\n\x1b[31m" + "long " * 60 + "\x1b[0m\n")
+    app = Room(path)
+    async with app.run_test(size=(40, 10)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("y")
+        assert app.clipboard == "long " * 60
+
+
+async def test_saving_writes_the_lines_shown_and_never_over_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = Room(numbered(tmp_path / "log.txt", 100))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("f", "9", "enter")
+        await until(pilot, lambda: app.view.row_count == 19)
+        await pilot.press("W")
+        await until(pilot, lambda: len(list(tmp_path.iterdir())) == 2 and not app.workers)
+        saved = next(path for path in tmp_path.iterdir() if path.name.startswith("log-"))  # noqa: ASYNC240
+        assert saved.read_text() == "".join(f"line {n}\n" for n in range(100) if "9" in str(n))
+        app.logs._save(saved)
+        await until(pilot, lambda: not app.workers)
+        assert len(saved.read_text().splitlines()) == 19
+
+
+async def test_bars_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_bytes(b"start\n\r  8%|#  | 457/6000 [21:47<4:20:10, 2.82s/it]\n\n 8%|#| 4/6 [0s]{'loss': 1}\nend\n")
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("b")
+        await until(pilot, lambda: app.view.row_count == 3)
+        assert "no bars: 3 lines" in app.state()
+
+
+async def test_a_log_that_is_replaced_or_gone_is_said_and_the_new_one_shown(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "log.txt", 500, "old")
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("slash")
+        await type_text(pilot, "line")
+        await pilot.press("enter")
+        path.unlink()
+        await until(pilot, lambda: "the file is gone" in app.state())
+        numbered(path, 3, "new line")
+        await until(pilot, lambda: app.view.row_count == 3)
+        assert app.rows()[2].endswith("new line 2")
+        await until(pilot, lambda: app.logs.search is not None and len(app.logs.search) == 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "The log is empty so far."),
+        (False, "The log has not been found yet."),
+    ],
+)
+async def test_without_lines_there_is_a_sentence(tmp_path: Path, make: bytes | bool | None, words: str) -> None:
+    path = tmp_path / "log.txt"
+    if make is not None:
+        path.write_bytes(make or b"")
+    app = Room(None if make is False else path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.logs.is_running and words in str(app.logs.query_one("#none").render()))
+        await pilot.press("n", "enter", "y", "w", "down", "home", "end", "escape", "escape")
+
+
+async def test_a_snapshot_brings_the_path_of_the_log_and_its_evals(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("{'eval_loss': '1.118'}\n")
+    app = Room(None, RunHistory())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.logs.is_running)
+        app.logs.take(RunSnapshot("box:/x", history=HISTORY, log_path=str(path)))
+        await ready(pilot, app)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.results == [100])
+
+
+async def test_resized_to_nothing_and_back_the_screen_lives(tmp_path: Path) -> None:
+    app = Room(numbered(tmp_path / "log.txt", 500))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await ready(pilot, app)
+        for wrap in (False, True):
+            app.view.wrap = wrap
+            for size in ((40, 10), (12, 4), (2, 1), (120, 40)):
+                await pilot.resize_terminal(*size)
+                await pilot.pause()
+                await pilot.press("up", "pageup", "end")
+        assert app.rows()[-1].endswith("line 499")
