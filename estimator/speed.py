@@ -93,6 +93,7 @@ def gpu_table() -> tuple[GpuSpec, ...]:
     return tuple(GpuSpec(**{**row, "aliases": tuple(row["aliases"])}) for row in rows)
 
 
+@functools.lru_cache(maxsize=4096)
 def spec_of(name: str, vram_gib: float | None = None) -> GpuSpec | None:
     """Find a GPU by the provider's name; where one name covers several memory sizes the nearest size is taken."""
     size = re.search(r"[\s_-](\d+)\s?GB$", name.upper())
@@ -110,6 +111,7 @@ def spec_of(name: str, vram_gib: float | None = None) -> GpuSpec | None:
     return near if abs(near.vram_gb - vram_gib) <= 0.25 * near.vram_gb else None
 
 
+@functools.lru_cache(maxsize=4096)
 def _plain(name: str) -> str:
     text = re.sub(r"NVIDIA|GEFORCE", "", name.upper())
     return re.sub(r"[^A-Z0-9]", "", text)
@@ -135,14 +137,10 @@ def relative_speed(
     evidence: list[tuple[float, float, str]] = []
     if probe is not None and probe > 0:
         evidence.append((math.log(probe), PROBE_SD, "live probe"))
-    rates = {
-        _plain(gpu): [r.steps_per_s for r in own_runs if r.recipe == recipe and _plain(r.gpu) == _plain(gpu)]
-        for gpu in ((here.gpu if here is not None else REFERENCE), there.gpu)
-    }
-    mine, theirs = (rates[_plain(here.gpu if here is not None else REFERENCE)], rates[_plain(there.gpu)])
-    if mine and theirs:
-        own = math.log(float(np.median(theirs)) / float(np.median(mine)))
-        evidence.append((own, OWN_RUN_SD, "own finished runs"))
+    if own_runs:
+        own = _own_ratio(own_runs, recipe, here.gpu if here is not None else REFERENCE, there.gpu)
+        if own is not None:
+            evidence.append((own, OWN_RUN_SD, "own finished runs"))
     if box is not None and target is not None:
         if box.name == target.name:
             live = _live_bandwidth(here, there)
@@ -158,18 +156,27 @@ def relative_speed(
         evidence.append((0.8 * score, SCORE_SD if evidence else 2 * SCORE_SD, "the provider's score"))
     if not evidence:
         return SpeedRatio(1.0, UNKNOWN_SD, ("unknown GPU: counted as equally fast",), known=False)
-    precision = np.array([1 / sd**2 for _, sd, _ in evidence])
-    mean = float(np.average([value for value, _, _ in evidence], weights=precision))
-    sd = float(1 / np.sqrt(precision.sum()))
+    weights = [1 / sd**2 for _, sd, _ in evidence]
+    total = sum(weights)
+    mean = sum(w * value for w, (value, _, _) in zip(weights, evidence, strict=True)) / total
     # evidence that disagrees by more than its spread widens the answer
-    chi = float((precision * (np.array([value for value, _, _ in evidence]) - mean) ** 2).sum())
-    sd *= math.sqrt(max(1.0, chi / max(1, len(evidence) - 1)))
+    chi = sum(w * (value - mean) ** 2 for w, (value, _, _) in zip(weights, evidence, strict=True))
+    sd = math.sqrt(max(1.0, chi / max(1, len(evidence) - 1)) / total)
     sure = min(s for _, s, _ in evidence) < FLOOR_SD + 1e-9
     known = target is not None
     if not known:
         sd = math.hypot(sd, 0.15)
     names = tuple(n for _, _, n in sorted(evidence, key=lambda e: e[1]))
     return SpeedRatio(math.exp(mean), sd if sure else max(FLOOR_SD, sd), names, known)
+
+
+def _own_ratio(own_runs: Sequence[OwnRun], recipe: str, here: str, there: str) -> float | None:
+    """Log ratio of the median rates of finished runs of one recipe on the two GPUs; None where one has none."""
+    mine = [r.steps_per_s for r in own_runs if r.recipe == recipe and _plain(r.gpu) == _plain(here)]
+    theirs = [r.steps_per_s for r in own_runs if r.recipe == recipe and _plain(r.gpu) == _plain(there)]
+    if not mine or not theirs:
+        return None
+    return math.log(float(np.median(theirs)) / float(np.median(mine)))
 
 
 def model_speed(spec: GpuSpec, offer: Offer | None = None) -> float:
@@ -182,19 +189,13 @@ def model_speed(spec: GpuSpec, offer: Offer | None = None) -> float:
         power = offer.gpu_max_power
         # clocks fall with about the cube root of power, and matrices feel it in full
         tflops *= (power / spec.tdp_w) ** (1 / 3)
-    return float(1.0 / (_times(spec, reference, power, tflops) @ np.array(SHARES) / sum(SHARES)))
+    times = _times(spec, reference, power, tflops)
+    return sum(SHARES) / sum(share * time for share, time in zip(SHARES, times, strict=True))
 
 
-def _times(spec: GpuSpec, reference: GpuSpec, power: float, tflops: float) -> Floats:
+def _times(spec: GpuSpec, reference: GpuSpec, power: float, tflops: float) -> tuple[float, float, float, float]:
     cache = (spec.l2_mb / reference.l2_mb) ** CACHE_EXPONENT
-    return np.array(
-        [
-            reference.bw_gbs / (spec.bw_gbs * cache),
-            reference.tflops / tflops,
-            reference.tdp_w / power,
-            1.0,
-        ]
-    )
+    return reference.bw_gbs / (spec.bw_gbs * cache), reference.tflops / tflops, reference.tdp_w / power, 1.0
 
 
 def _live_bandwidth(here: Offer | None, there: Offer) -> float:
@@ -210,7 +211,7 @@ def fit_shares(specs: Sequence[GpuSpec]) -> Floats:
     if reference is None:
         raise LookupError(f"{REFERENCE} is missing in {TABLE.name}")
     used = [(s, s.measured) for s in specs if s.measured]
-    rows = np.array([_times(s, reference, s.tdp_w, s.tflops) * m for s, m in used])
+    rows = np.array([np.array(_times(s, reference, s.tdp_w, s.tflops)) * m for s, m in used])
     gram, pull = rows.T @ rows, rows.sum(axis=0)
     shares: Floats = np.full(4, 0.25)
     for _ in range(2000):
@@ -230,6 +231,6 @@ def leave_one_out() -> dict[str, float]:
         if reference is None or not spec.measured:
             continue
         shares = fit_shares([s for s in specs if s is not spec])
-        speed = 1.0 / float(_times(spec, reference, spec.tdp_w, spec.tflops) @ shares)
+        speed = 1.0 / float(np.array(_times(spec, reference, spec.tdp_w, spec.tflops)) @ shares)
         errors[spec.name] = abs(math.log(speed / spec.measured))
     return errors

@@ -26,9 +26,11 @@ import numpy as np
 
 from estimator.offer import Offer
 from estimator.plateau import DEFAULT_PATHS, StopForecast, certain, forecast_stop
-from estimator.quote import Comparison, Quote, compare, scenario_quotes
+from estimator.quote import Comparison, Plan, Quote, compare, scenario_quotes
+from estimator.speed import OwnRun
 from estimator.throughput import Throughput, given_rate, throughput
 from estimator.view import RunView, make_view
+from estimator.workload import Workload
 from runner.autostop import StopRule
 from runner.history import RunHistory
 
@@ -98,6 +100,11 @@ def forecast_run(
     max_steps: int | None = None,
     rate: float | None = None,
     scenario: bool = False,
+    workload: Workload | None = None,
+    checkpoint_step: int | None = None,
+    spent_usd: float | None = None,
+    own_runs: Sequence[OwnRun] = (),
+    widen: float = 0.0,
     seed: int = 0,
     n: int = DEFAULT_PATHS,
 ) -> RunForecast:
@@ -112,13 +119,23 @@ def forecast_run(
             end = view.step if history.ended is not None else view.horizon
             stop = certain(end, n, view.horizon, "ended" if history.ended is not None else "horizon")
         else:
-            stop = forecast_stop(view, rule, rng, n=n)
+            stop = forecast_stop(view, rule, rng, n=n, widen=widen)
     if here is None and dph is not None:
         here = Offer(id="stay", gpu="this box", dph=dph, speed=1.0, setup_h=0.0, current=True)
     table = Comparison((), None)
     if thr is not None and stop is not None:
         if scenario:
-            table = scenario_quotes(max(0, stop.p50 - view.step), thr.effective_sps, offers, here=here)
+            table = scenario_quotes(max(0, stop.p50 - view.step), thr.effective_sps, offers, here=here, work=workload)
         else:
-            table = compare(offers, stop, thr, rng, step=view.step, here=here, budget=budget, deadline_h=deadline_h)
+            plan = Plan(
+                step=view.step,
+                here=here,
+                checkpoint_step=checkpoint_step,
+                budget=budget,
+                deadline_h=deadline_h,
+                spent_usd=spent_usd,
+                work=workload or Workload(),
+                own_runs=tuple(own_runs),
+            )
+            table = compare(offers, stop, thr, rng, plan)
     return RunForecast(view, thr, stop, rule, table.quotes, table.stay)
