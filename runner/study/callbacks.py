@@ -156,8 +156,10 @@ class Metrics(TrainerCallback):
 class StopFlag:
     """Whether somebody asked this process to stop: SIGTERM, SIGINT, or stop.request in the run directory."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, look_every_s: float = 1.0) -> None:
         self.run_dir = run_dir
+        self.look_every_s = look_every_s
+        """Seconds between two looks at the disk."""
         self.signal: int | None = None
         self._looked = 0.0
         self._request: rundir.StopRequest | None = None
@@ -173,12 +175,12 @@ class StopFlag:
         self.signal = number
 
     def reason(self) -> str | None:
-        """Why to stop, None to go on. Looks at the disk once a second at most."""
+        """Why to stop, None to go on."""
         if self.signal is not None:
             request = rundir.read_stop_request(self.run_dir)
             return request.reason if request else signal.Signals(self.signal).name
         now = time.monotonic()
-        if self._request is None and now - self._looked >= 1.0:
+        if self._request is None and now - self._looked >= self.look_every_s:
             self._looked = now
             self._request = rundir.read_stop_request(self.run_dir)
         return self._request.reason if self._request else None

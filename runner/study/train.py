@@ -83,9 +83,8 @@ def fine_tune(
         callbacks.append(metrics)
         if stop is not None:
             stop.on_judged = metrics.judged
-    done = _already_over(resume)
-    if done is not None:
-        return Outcome(done.stopped_at or 0, RunExit.AUTO_STOPPED, _reason_of(done), 0.0, done, best_of(run, done))
+    if resume is not None and (over := _already_over(recipe, run, resume)) is not None:
+        return over
     model.loss_chunk = recipe.train.loss_chunk
     trainer = Trainer(
         model=model,
@@ -210,13 +209,19 @@ def _announce(
         say(f"auto-stop: {recipe.stop_rule.in_words()}")
 
 
-def _already_over(resume: Path | None) -> StopState | None:
-    """The machine of a checkpoint whose run had already been ended by it."""
-    if resume is None:
-        return None
-    path = resume / "trainer_state.json"
-    machine = saved_machine(json.loads(path.read_text()).get("stateful_callbacks"))
-    return machine if machine is not None and machine.phase is Phase.FIRED else None
+def _already_over(recipe: Recipe, run: RunDir, resume: Path) -> Outcome | None:
+    """How the run of a checkpoint had ended, None when there is more to train.
+
+    The Trainer itself would train one more step from a checkpoint at the horizon.
+    """
+    saved = json.loads((resume / "trainer_state.json").read_text())
+    machine = saved_machine(saved.get("stateful_callbacks"))
+    step, best = int(saved["global_step"]), best_of(run, machine)
+    if machine is not None and machine.phase is Phase.FIRED:
+        return Outcome(step, RunExit.AUTO_STOPPED, _reason_of(machine), 0.0, machine, best)
+    if step >= recipe.max_steps:
+        return Outcome(step, RunExit.FINISHED, f"the horizon of {recipe.max_steps} steps", 0.0, machine, best)
+    return None
 
 
 def _verdict(
