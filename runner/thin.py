@@ -35,6 +35,11 @@ class Thinned(Generic[T]):
         if len(self._points) >= self._limit:
             self._points = [*self._thin(self._points[:-1]), self._points[-1]]
 
+    def pop(self) -> None:
+        """Take the newest point out again."""
+        self._points.pop()
+        self._frozen = None
+
     def drop_where(self, unwanted: Callable[[T], bool]) -> None:
         """Take out the points for which `unwanted` is true (a resumed run trains them again)."""
         self._points = [p for p in self._points if not unwanted(p)]
