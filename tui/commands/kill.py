@@ -1,0 +1,53 @@
+"""`tunewatch kill`: stop with a checkpoint, destroy the box, prove it gone."""
+
+from __future__ import annotations
+
+import click
+
+from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_if_read_only, say_step, yes_option
+
+
+@click.command(short_help="Stop, destroy the box and prove it gone.")
+@click.argument("run_or_instance")
+@click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
+@click.option("--timeout", type=click.FloatRange(min=1), help="Seconds to wait for the checkpoint.")
+@yes_option
+@json_option
+def command(run_or_instance: str, now: bool, timeout: float | None, yes: bool, as_json: bool) -> int:
+    r"""End the rental of a RUN or INSTANCE: the run saves, the box is destroyed with everything on its disk, and it is
+    called destroyed only after two listings of the account without it. Until then it may still bill (exit code 7).
+    Doing it again is harmless.
+
+    \b
+    tunewatch kill stage5/20260215-104518
+    tunewatch kill 31457957 --yes --json
+    """
+    from remote.access import opener
+    from remote.kill import kill, name_victim
+    from remote.money import bill
+    from runner.errors import Exit
+    from tui.cloud import dollars, open_desk
+
+    refuse_if_read_only("destroying a box")
+    with open_desk(say_step) as desk:
+        victim = name_victim(desk.journal, run_or_instance)
+        confirm_by_name(
+            str(victim.instance_id),
+            f"Instance {victim.instance_id} ({victim.run or 'no run of ours'}) will be destroyed with its disk: what "
+            "was not uploaded or fetched is lost.",
+            yes=yes,
+            as_json=as_json,
+        )
+        result = kill(desk, victim, open_pair=opener(desk.journal.home), checkpoint=not now, grace_s=timeout)
+        cost = bill(desk.journal, victim.instance_id)
+    if as_json:
+        emit_json({**result.to_json(), "bill": cost.to_json()})
+    elif result.ok:
+        click.echo(f"instance {victim.instance_id} is destroyed; it cost {dollars(cost.total)}", err=True)
+    else:
+        click.echo(
+            f"instance {victim.instance_id} is UNCONFIRMED and may still bill {dollars(cost.usd_per_h)}/h. "
+            "Repeat the command, or: tunewatch reconcile",
+            err=True,
+        )
+    return 0 if result.ok else int(Exit.UNCONFIRMED)
