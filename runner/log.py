@@ -25,8 +25,9 @@ from runner.log_tokens import Scanner
 from runner.log_words import INTERESTING, RESUME_HINT, Record, Tracebacks, death_notice, fact
 from runner.rundir import parse_run_id
 
-_TEXT, _FRAME, _NAKED, _FEED, _UP, _RECORD, _CLEAR = range(7)
-"""What the newest token was. _NAKED is a line feed right after a frame: the cursor moving down to a bar inside."""
+_TEXT, _FRAME, _INSIDE, _NAKED, _BELOW, _FEED, _UP, _RECORD, _CLEAR = range(9)
+"""What the newest token was. _INSIDE is a frame of a bar inside the training bar; _NAKED is a line feed right after a
+training frame, _BELOW one right after a bar inside."""
 
 
 class _Held(NamedTuple):
@@ -121,7 +122,7 @@ class _Reader:
         self._frame(_Held(int(n), int(total), elapsed, rest), total)
 
     def _frame(self, bar: _Held, total: bytes) -> None:
-        lower = self._last in (_NAKED, _FEED)
+        lower = self._last in (_NAKED, _BELOW, _FEED)
         self._release(nested=False)
         process = self.process
         if bar.total == 0:
@@ -159,8 +160,8 @@ class _Reader:
                 self._accept(bar)
         elif self._is_new(bar, process):
             self._begin(bar)
-        else:
-            self._nested_open = self._nested_open or (bar.n == 0 and not self._moves)
+        elif not self._moves:
+            self._nested(bar)
 
     def _is_new(self, bar: _Held, process: Process) -> bool:
         """Whether a bar of another total on the first line begins another run."""
@@ -181,7 +182,7 @@ class _Reader:
             self._nested_totals.add(bar.total)
         if bar.n == 0 or bar.rest.startswith(b"?"):
             self._nested_open = True
-        self._last = _FRAME
+        self._last = _INSIDE
         self._calm = False
 
     def _begin(self, bar: _Held) -> None:
@@ -267,6 +268,9 @@ class _Reader:
         """Take bars that were cleared: something is being written above them."""
         self._release(nested=False)
         process = self.process
+        if self._last == _BELOW and not self._moves:
+            self._last = _TEXT  # cursor movements were stripped from this log: it is only the end of a bar inside
+            return
         if process is not None and process.total is not None:
             if process.block:
                 process.close_block()
@@ -279,7 +283,7 @@ class _Reader:
         """Take a line feed."""
         if self._held is not None:
             self._release(nested=False)
-        self._last = _NAKED if self._last == _FRAME else _FEED
+        self._last = {_FRAME: _NAKED, _INSIDE: _BELOW}.get(self._last, _FEED)
         self._calm = False
 
     def up(self) -> None:
@@ -289,7 +293,7 @@ class _Reader:
             self._release(nested=True)
         elif self._last == _FRAME:
             self._take_back()
-        else:
+        elif self._last != _INSIDE:
             writing = self.process is not None and self.process.event is not None
             self._nested_open = self._nested_open and writing
         self._last = _UP

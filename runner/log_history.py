@@ -154,12 +154,11 @@ def _eval_point(entry: Entry, process: Process) -> EvalPoint | None:
 def _train(chain: list[Process]) -> tuple[TrainPoint, ...]:
     points: tuple[TrainPoint, ...] = ()
     for process in chain:
-        late = []
-        for entry in process.waiting:
-            point = train_point(entry)
-            if point is not None:
-                late.append(point._replace(step=process.infer(entry)))
-        new = process.train.items() + tuple(late)
+        new = process.train.items()
+        late = [(train_point(entry), process.infer(entry)) for entry in process.waiting]
+        placed = [p._replace(step=step) for p, step in late if p is not None and step is not None]
+        if placed:
+            new = tuple(sorted(new + tuple(placed), key=lambda p: -1 if p.step is None else p.step))
         start = next((p.step for p in new if p.step is not None), None)
         if points and start is not None:
             points = tuple(p for p in points if p.step is None or p.step < start)

@@ -149,14 +149,12 @@ class Process:
         to the newest event, and so on backwards.
         """
         block, self.block = self.block, []
+        found: list[tuple[Entry, Event | None]] = []
         for entry in reversed(block):
-            index = next(
-                (i for i in reversed(range(len(self.events))) if self.events[i].evaluation == entry.record.is_eval),
-                None,
-            )
-            event = None if index is None else self.events[index]
-            while index is not None and len(self.events) > index:
+            while self.events and self.events[-1].evaluation != entry.record.is_eval:
                 self.events.pop()
+            found.append((entry, self.events.pop() if self.events else None))
+        for entry, event in reversed(found):
             self._pair(entry, event)
         if block:
             self.events.clear()
@@ -251,6 +249,8 @@ class Process:
             return entry.step
         if entry.followed_by is not None and self.direct is True:
             return entry.followed_by
+        if entry.seen_at is not None and self.event is not None and entry in self.event.entries and self._is_slow():
+            return entry.seen_at
         epoch = entry.record.number("epoch")
         if epoch is None or not math.isfinite(epoch):
             return None
@@ -265,8 +265,10 @@ class Process:
         middle = near[0] + (epoch - near[1]) * scale
         width = (slack + near[2]) * scale + 0.005 * abs(middle - near[0])
         low, high = math.ceil(middle - width - 1e-6), math.floor(middle + width + 1e-6)
-        if entry.seen_at is not None:
+        if entry.seen_at is not None and self.direct is True:
             low = max(low, entry.seen_at)
+        elif entry.seen_at is not None and self.direct is False:
+            high = min(high, entry.seen_at)  # late text is never ahead of its step
         if self.total is not None:
             high = min(high, self.total)
         cadence = self._cadence() if entry.record.is_eval else 0
@@ -276,6 +278,10 @@ class Process:
         if low == high:
             return low
         return None
+
+    def _is_slow(self) -> bool:
+        """Whether every step is drawn: tqdm leaves out only frames that come within a tenth of a second."""
+        return self.n is not None and self.n >= 2 and self.elapsed >= 0.4 * self.n and self.from_zero
 
     def _cadence(self) -> int:
         """The step that divides all proved evaluation steps, 0 with fewer than two of them."""
