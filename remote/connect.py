@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 from remote.home import home as default_home
@@ -21,10 +20,9 @@ def open_transport(target: Target, *, home: Path | None = None, ask: AskPassphra
     if target.kind == "local":
         return LocalTransport()
     if target.kind == "vast":
-        # by name: the provider's half of this floor is only loaded when something rented is asked for
-        boxes = importlib.import_module("remote.adopt")
-        transport: Transport = boxes.transport_for_instance(target.instance_id or 0, home=state)
-        return transport
+        from remote.access import transport_for_instance
+
+        return transport_for_instance(target.instance_id or 0, home=state)
     from remote.ssh import SshTransport
     from remote.ssh_config import login_for
 

@@ -131,7 +131,7 @@ class RemoteSource:
         began = self._clock()
         if not self._is_file and (self._folder is None or began - self._looked_at > _LOOK_EVERY_S):
             self._look(began)
-        self._answered()
+            self._answered()
         until = began + seconds
         self._behind = 0
         for copy in (self._metrics, self._log):

@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import paramiko
 
@@ -63,7 +64,9 @@ class _Keys:
     def load(self, path: Path, passphrase: str | None) -> paramiko.PKey:
         """Read a private key of any type this library knows."""
         try:
-            return paramiko.PKey.from_path(path, passphrase)
+            # the stubs say text, the crypto library below wants bytes
+            secret: Any = None if passphrase is None else passphrase.encode()
+            return paramiko.PKey.from_path(path, secret)
         except paramiko.PasswordRequiredException as error:
             raise NeedsPassphraseError from error
         except TypeError as error:
@@ -285,7 +288,7 @@ class SshTransport(Closing):
         timer.start()
         try:
             yield
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError) as error:
             known = None if expired.is_set() else _file_error(error, path, self.name)
             if known is not None:
                 raise known from error
@@ -396,7 +399,7 @@ class SshTransport(Closing):
                     try:
                         channel.invoke_subsystem("sftp")
                         self._sftp = paramiko.SFTPClient(channel)
-                    except (paramiko.SSHException, EOFError, OSError):
+                    except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError):
                         if not client.is_active():
                             raise
                         # no subsystem, or a login shell that prints a banner into the protocol
