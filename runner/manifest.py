@@ -35,7 +35,7 @@ def write_manifest(checkpoint_dir: PathLike) -> Path:
     root = Path(checkpoint_dir)
     entries: dict[str, dict[str, Any]] = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file() and not _is_ours(p)):
-        entries[path.relative_to(root).as_posix()] = _digest(path, flush=True)
+        entries[path.relative_to(root).as_posix()] = hash_file(path, flush=True)
     data = {"version": 1, "step": checkpoint_step(root), "wall": time.time(), "files": entries}
     write_atomic(root / MANIFEST, json.dumps(data, indent=1).encode())
     return root / MANIFEST
@@ -59,7 +59,7 @@ def verify_manifest(checkpoint_dir: PathLike, *, hashes: bool = True) -> list[st
             problems.append(f"{name}: missing")
         elif path.stat().st_size != want.get("bytes"):
             problems.append(f"{name}: {path.stat().st_size} bytes, should be {want.get('bytes')}")
-        elif hashes and _digest(path)["sha256"] != want.get("sha256"):
+        elif hashes and hash_file(path)["sha256"] != want.get("sha256"):
             problems.append(f"{name}: not the bytes that were written")
     return problems
 
@@ -98,7 +98,8 @@ def _is_ours(path: Path) -> bool:
     return path.name == MANIFEST or (path.name.startswith(f".{MANIFEST}.") and path.name.endswith(".tmp"))
 
 
-def _digest(path: Path, *, flush: bool = False) -> dict[str, Any]:
+def hash_file(path: Path, *, flush: bool = False) -> dict[str, Any]:
+    """`{"sha256", "bytes"}` of a file, an entry of the manifest; `flush` also puts the file on the disk. OSError."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while True:

@@ -1,0 +1,297 @@
+"""Brings a checkpoint from box to box so that what arrives is, by every sha256, what was saved.
+
+The new box keeps it under `checkpoint-N.carry` and asks for the bytes it lacks; it gets its name only after all hashes
+were compared there (`runner.box.checkpoint`). So a transfer that was cut goes on with the missing bytes, by the same
+way or another one, and a checkpoint that arrives torn is never taken for whole.
+
+A file that arrives wrong is fetched once more. When it is wrong again, the source itself is not what its manifest says:
+SourceSpoiledError, and the caller takes an older checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import shlex
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from remote.arming import PythonCommand
+from remote.carry import Line, Way, ways
+from remote.desk import Desk, Note
+from remote.direct import Door, is_reachable, opened, pull
+from remote.transport import Completed, LinkError, Transport, shell_path
+from runner.errors import NotFoundError, RefusedError, UnreachableError
+
+PIECE = 8 << 20
+"""Bytes per append: enough that a round trip does not count, little enough to be in memory a few times."""
+AHEAD = 3
+"""Pieces read while one is being written."""
+HASH_S = 1800.0
+"""Seconds for a box to hash a checkpoint."""
+
+
+class SourceSpoiledError(RefusedError):
+    """The checkpoint on the old box is not what its manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """A whole checkpoint, as the box that has it describes it."""
+
+    step: int
+    path: str
+    """Absolute, on its box."""
+    files: Mapping[str, Mapping[str, Any]]
+    """Name to {"sha256", "bytes"}."""
+    eval_loss: float | None = None
+    """What the trainer had at this step; None when it did not evaluate there."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the journal."""
+        return {"step": self.step, "path": self.path, "files": dict(self.files), "eval_loss": self.eval_loss}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cargo:
+        """Read what `to_json` wrote."""
+        return cls(int(data["step"]), str(data["path"]), data["files"], data.get("eval_loss"))
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A box in a transfer."""
+
+    host: Transport
+    python: PythonCommand
+    line: Line = field(default_factory=Line)
+    door: Door | None = None
+    """Its address for other boxes; None when nobody can reach it directly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A transfer that is done."""
+
+    bytes: int
+    """That travelled; what was there already is not in it."""
+    seconds: float
+    way: str
+    """Of the last try; "there already" when nothing travelled."""
+
+
+def newest_checkpoint(end: End, folder: str, *, at_most: int | None = None) -> tuple[Cargo | None, list[str]]:
+    """The newest whole checkpoint of a folder on a box, and what was passed over. Raises link errors."""
+    limit = "" if at_most is None else f" --at-most {at_most}"
+    said = _ask(end, f"newest {shell_path(folder)}{limit}", {}, timeout=HASH_S)
+    if said.get("step") is None:
+        return None, list(said.get("torn") or [])
+    return Cargo.from_json(said), list(said.get("torn") or [])
+
+
+def carry(
+    desk: Desk,
+    cargo: Cargo,
+    old: End,
+    new: End,
+    dest: str,
+    note: Note,
+    *,
+    usd_per_h: float = 0.0,
+    hub: Callable[[Transport, str], None] | None = None,
+    tries: int = 6,
+) -> Carried:
+    """Bring `cargo` to `dest` (absolute, ends in checkpoint-N) on the new box; harmless to repeat.
+
+    `hub` downloads the checkpoint into a folder of the new box, where it was uploaded. Raises SourceSpoiledError,
+    NotFoundError when the source was pruned meanwhile, and the link's error when it stays broken for `tries` tries.
+    """
+    begun = desk.mono()
+    moved, used, spoiled = 0, "there already", False
+    broken: list[str] = []
+    for attempt in range(1, tries + 1):
+        try:
+            laid = _ask(new, f"stage {shell_path(dest)}", cargo.files, timeout=HASH_S)
+            if laid["whole"]:
+                return Carried(moved, desk.mono() - begun, used)
+            missing = {n: int(laid["have"].get(n, 0)) for n in cargo.files}
+            left = sum(int(cargo.files[n]["bytes"]) - have for n, have in missing.items())
+            if left:
+                way = _choose(cargo, old, new, left, usd_per_h, hub is not None, broken)
+                used = way.name
+                meter = _Meter(note, way, cargo.size, cargo.size - left)
+                try:
+                    if way.name == "hub" and hub is not None:
+                        hub(new.host, f"{dest}.carry")
+                    elif way.name == "direct" and old.door is not None:
+                        with opened(old.host, new.host) as key:
+                            pull(new.host, old.door, key, cargo, missing, f"{dest}.carry", meter.add)
+                    else:
+                        _through_here(old.host, new.host, cargo, missing, f"{dest}.carry", meter.add)
+                except (UnreachableError, RefusedError) as error:
+                    if way.name != "laptop":
+                        broken.append(way.name)
+                        note.say(f"{way.name} does not work ({error.message}), another way")
+                        continue
+                    raise
+                moved += left
+            told = _ask(new, f"finish {shell_path(dest)}", cargo.files, timeout=HASH_S)
+            if told["ok"]:
+                return Carried(moved, desk.mono() - begun, used)
+            if spoiled:
+                raise SourceSpoiledError(
+                    f"{cargo.path} is not what its manifest says: {', '.join(told['wrong'][:3])}.",
+                    hint="An older checkpoint is used if there is one.",
+                )
+            spoiled = True
+            note.say(f"{', '.join(told['wrong'][:3])} arrived wrong, once more")
+        except LinkError as error:
+            if attempt == tries:
+                raise
+            note.say(f"{error.message} Going on with what is missing.")
+            desk.sleep(min(15.0, 0.5 * 2**attempt))
+    raise LinkError(f"checkpoint-{cargo.step} did not arrive within {tries} tries.")
+
+
+def carry_file(old: Transport, new: Transport, source: str, dest: str) -> int:
+    """One of the run's own small files, whole or not at all; returns its bytes, 0 when the old box has none."""
+    try:
+        stream = old.open_read(source)
+    except NotFoundError:
+        return 0
+    pieces = []
+    try:
+        while data := stream.read(1 << 20, 30.0):
+            pieces.append(data)
+    finally:
+        stream.close()
+    body = b"".join(pieces)
+    new.put(body, dest)
+    return len(body)
+
+
+def _choose(
+    cargo: Cargo, old: End, new: End, left: int, usd_per_h: float, on_hub: bool, broken: list[str]
+) -> Way:  # fmt: skip
+    """The best way that has not failed. Part of a checkpoint is not to be had from the Hub: it skips what is there."""
+    reachable = old.door is not None and "direct" not in broken and is_reachable(new.host, old.door)
+    found = ways(
+        left, old.line, new.line, usd_per_h=usd_per_h, reachable=reachable, on_hub=on_hub and "hub" not in broken
+    )
+    return found[0]
+
+
+class _Meter:
+    """Progress in words, at most twenty times a transfer."""
+
+    def __init__(self, note: Note, way: Way, total: int, done: int) -> None:
+        self._note, self._way, self._total, self._done = note, way, max(1, total), done
+        self._said = -1
+        self.add(0)
+
+    def add(self, count: int) -> None:
+        """`count` more bytes are there."""
+        self._done += count
+        part = 20 * self._done // self._total
+        if part != self._said:
+            self._said = part
+            self._note.say(f"{self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB by {self._way.name}")
+
+
+def _through_here(
+    old: Transport, new: Transport, cargo: Cargo, have: Mapping[str, int], carry_dir: str, add: Callable[[int], None]
+) -> None:
+    """Read ahead from the old box in a thread of its own while the piece before is being written to the new one."""
+    pieces: queue.Queue[tuple[str, int, bytes] | BaseException | None] = queue.Queue(AHEAD)
+    enough = threading.Event()
+
+    def offer(item: tuple[str, int, bytes] | BaseException | None) -> bool:
+        while not enough.is_set():
+            try:
+                pieces.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def read() -> None:
+        try:
+            for name, done in have.items():
+                size = int(cargo.files[name]["bytes"])
+                if done < size and not _read_file(old, f"{cargo.path}/{name}", name, done, offer):
+                    return
+            offer(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
+            offer(error)
+
+    reader = threading.Thread(target=read, name="carry", daemon=True)
+    reader.start()
+    try:
+        while (item := pieces.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            name, offset, data = item
+            _append(new, f"{carry_dir}/{name}", offset, data)
+            add(len(data))
+    finally:
+        enough.set()
+        reader.join(timeout=60.0)
+
+
+def _read_file(
+    old: Transport, path: str, name: str, done: int, offer: Callable[[tuple[str, int, bytes]], bool]
+) -> bool:
+    stream = old.open_read(path, done)
+    try:
+        held = bytearray()
+        while data := stream.read(1 << 20, 30.0):
+            held += data
+            if len(held) >= PIECE:
+                if not offer((name, done, bytes(held))):
+                    return False
+                done += len(held)
+                held = bytearray()
+        return offer((name, done, bytes(held))) if held else True
+    finally:
+        stream.close()
+
+
+def _append(new: Transport, path: str, offset: int, data: bytes) -> None:
+    """Append at exactly `offset`: what an earlier, broken append left behind shows as another size."""
+    q = shell_path(path)
+    answer = new.run(
+        f'[ "$(wc -c < {q})" -eq {offset} ] || exit 97; cat >> {q} && [ "$(wc -c < {q})" -eq {offset + len(data)} ]',
+        stdin=data, timeout=60.0 + len(data) / 1e5,
+    )  # fmt: skip
+    if answer.rc == 97:
+        raise LinkError(f"{path} on {new.name} has another size than was written.")
+    if answer.rc != 0:
+        raise _no_room(answer, path, new.name)
+
+
+def _no_room(answer: Completed, path: str, name: str) -> RefusedError:
+    if "No space left" in answer.complaint:
+        return RefusedError(f"The disk of {name} is full; the checkpoint does not fit.", hint="Rent more disk.")
+    return RefusedError(f"{path} cannot be written on {name}: {answer.complaint or answer.rc}.")
+
+
+def _ask(end: End, words: str, files: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
+    """One question to `runner.box.checkpoint` on a box."""
+    answer = end.host.run(
+        end.python(f"runner.box.checkpoint {words}"), stdin=json.dumps({"files": dict(files)}).encode(), timeout=timeout
+    )
+    if answer.rc != 0:
+        if "No space left" in answer.complaint:
+            raise RefusedError(f"The disk of {end.host.name} is full.", hint="Rent more disk.")
+        raise RefusedError(f"{end.host.name} cannot look at {shlex.split(words)[1]}: {answer.complaint or answer.rc}.")
+    try:
+        document = json.loads(answer.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        raise LinkError(f"{end.host.name} did not answer about its checkpoints.") from None
+    return dict(document)
