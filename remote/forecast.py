@@ -1,15 +1,20 @@
 """From what is known of a run to what is shown of its end: one pure call for command line, screens and migration.
 
     run_view(history, *, max_steps=None) -> RunView
-    forecast_run(history, rule=None, offers=(), *, dph=None, here=None, budget=None, deadline_h=None,
-                 max_steps=None, rate=None, scenario=False, seed=0, n=512) -> RunForecast
+    forecast_run(history, rule=None, offers=(), *, dph=None, here=None, budget=None, deadline_h=None, max_steps=None,
+                 rate=None, scenario=False, workload=None, checkpoint_step=None, spent_usd=None, own_runs=(), widen=0.0,
+                 seed=0, n=512) -> RunForecast
+    weigh_move(forecast, there, *, probe=None, seed=0) -> estimator.migration.Migration | None
+    other_rules(forecast, rules=None) -> list[estimator.whatif.RuleOutcome]
 
-`history` is a `runner.history.RunHistory`. `rule` is the auto-stop rule to forecast under; None takes the rule the
-run declared, and where there is none either (a foreign run) no auto-stop is assumed and the run goes to its horizon.
-`offers` are `estimator.offer.Offer`s (`remote.market.load_offers`, or `Offer.from_row`). `here` is the
-offer of the box the run is on; with `dph` alone (USD/h) the stay row is priced without a listing. `budget` is USD and
-`deadline_h` hours, both from now. `rate` (steps/s) overrides what was measured. `scenario=True` asks for the fixed
-horizon with the factors 1.2 / 1.0 / 0.6 instead of the forecast.
+`history` is a `runner.history.RunHistory`. `rule` is the auto-stop rule to forecast under; None takes the rule the run
+declared, and where there is none either (a foreign run) no auto-stop is assumed and the run goes to its horizon.
+`offers` are `estimator.offer.Offer`s (`remote.market.load_offers`, or `Offer.from_row`). `here` is the offer of the box
+the run is on; with `dph` alone (USD/h) the stay row is priced without a listing. `budget` is USD and `deadline_h`
+hours, both from now. `rate` (steps/s) overrides what was measured. `scenario=True` asks for the fixed horizon with the
+factors 1.2 / 1.0 / 0.6 instead of the forecast. `workload` says what a move has to carry and, with its `model`, opens
+the memory verdicts. `checkpoint_step` is the last durable checkpoint: a move starts there again. `widen` is
+`remote.bets.BetBook().calibration().widen`.
 
 `RunForecast.stop` is None when the horizon is unknown, `.throughput` is None before two readings of progress, `.quotes`
 is empty and `.stay` None when either is missing. No clock and no I/O; the same arguments give the same answer, so a
@@ -24,12 +29,14 @@ from typing import Any
 
 import numpy as np
 
+from estimator.migration import Migration, migration
 from estimator.offer import Offer
 from estimator.plateau import DEFAULT_PATHS, StopForecast, certain, forecast_stop
-from estimator.quote import Comparison, Plan, Quote, compare, scenario_quotes
+from estimator.quote import Plan, Quote, compare, scenario_quotes
 from estimator.speed import OwnRun
 from estimator.throughput import Throughput, given_rate, throughput
 from estimator.view import RunView, make_view
+from estimator.whatif import RuleOutcome, eval_noise, neighbouring_rules, what_if
 from estimator.workload import Workload
 from runner.autostop import StopRule
 from runner.history import RunHistory
@@ -47,6 +54,12 @@ class RunForecast:
     """The rule it was made under."""
     quotes: tuple[Quote, ...] = ()
     stay: Quote | None = None
+    best_id: str | None = None
+    """Id of the offer with the lowest P50, or "stay"."""
+    plan: Plan | None = None
+    """What the quotes were asked under; None in scenario mode and without quotes."""
+    noise_sd: float | None = None
+    """Standard deviation of one evaluation's loss; None below four evals."""
 
     @property
     def eta_s(self) -> float | None:
@@ -61,6 +74,9 @@ class RunForecast:
         return {
             "quotes": [quote.to_json() for quote in self.quotes],
             "stay": None if self.stay is None else self.stay.to_json(),
+            "best_id": self.best_id,
+            "rule": None if self.rule is None else self.rule.in_words(),
+            "eval_noise_sd": self.noise_sd,
             "projected": None if self.stop is None else self.stop.to_json(),
             "throughput": None
             if thr is None
@@ -122,20 +138,53 @@ def forecast_run(
             stop = forecast_stop(view, rule, rng, n=n, widen=widen)
     if here is None and dph is not None:
         here = Offer(id="stay", gpu="this box", dph=dph, speed=1.0, setup_h=0.0, current=True)
-    table = Comparison((), None)
-    if thr is not None and stop is not None:
-        if scenario:
-            table = scenario_quotes(max(0, stop.p50 - view.step), thr.effective_sps, offers, here=here, work=workload)
-        else:
-            plan = Plan(
-                step=view.step,
-                here=here,
-                checkpoint_step=checkpoint_step,
-                budget=budget,
-                deadline_h=deadline_h,
-                spent_usd=spent_usd,
-                work=workload or Workload(),
-                own_runs=tuple(own_runs),
-            )
-            table = compare(offers, stop, thr, rng, plan)
-    return RunForecast(view, thr, stop, rule, table.quotes, table.stay)
+    noise = eval_noise([loss for _, loss in view.eval_pairs()])
+    if thr is None or stop is None:
+        return RunForecast(view, thr, stop, rule, noise_sd=noise)
+    if scenario:
+        left = max(0, stop.p50 - view.step)
+        table = scenario_quotes(left, thr.effective_sps, offers, here=here, work=workload)
+        return RunForecast(view, thr, stop, rule, table.quotes, table.stay, table.best_id, noise_sd=noise)
+    plan = Plan(
+        step=view.step,
+        here=here,
+        checkpoint_step=checkpoint_step,
+        budget=budget,
+        deadline_h=deadline_h,
+        spent_usd=spent_usd,
+        work=workload or Workload(),
+        own_runs=tuple(own_runs),
+    )
+    table = compare(offers, stop, thr, rng, plan)
+    return RunForecast(view, thr, stop, rule, table.quotes, table.stay, table.best_id, plan, noise)
+
+
+def weigh_move(forecast: RunForecast, there: Offer, *, probe: float | None = None, seed: int = 0) -> Migration | None:
+    """Whether moving to `there` pays; None where the forecast has no throughput, no horizon or no price here.
+
+    `probe` is a speed ratio measured live on the target.
+    """
+    plan = forecast.plan
+    if plan is None or plan.here is None or forecast.throughput is None or forecast.stop is None:
+        return None
+    rng = np.random.default_rng(seed)
+    return migration(there, forecast.stop, forecast.throughput, rng, plan, probe=probe)
+
+
+def other_rules(forecast: RunForecast, rules: Sequence[StopRule] | None = None) -> list[RuleOutcome]:
+    """What other auto-stop rules would do with this run; empty when nothing is left to decide.
+
+    Without `rules` the neighbours of the rule in force are tried. Costs are for staying on the present box.
+    """
+    stop = forecast.stop
+    if stop is None or stop.futures is None or forecast.rule is None:
+        return []
+    here = forecast.plan.here if forecast.plan is not None else None
+    return what_if(
+        stop.futures,
+        rules or neighbouring_rules(forecast.rule, stop.futures.horizon),
+        step=forecast.view.step,
+        thr=forecast.throughput,
+        dph=None if here is None else here.dph,
+        current=forecast.rule,
+    )

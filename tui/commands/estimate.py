@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from runner.errors import UsageError
+from runner.autostop import CountFrom, StopRule
+from runner.errors import NotFoundError, UsageError
+from runner.history import RunHistory
 from tui.commands.common import emit_json, json_option
 
 
@@ -19,6 +22,10 @@ from tui.commands.common import emit_json, json_option
 @click.option("--dph", type=click.FloatRange(min=0), help="USD per hour of the box the run is on.")
 @click.option("--budget", type=click.FloatRange(min=0), help="USD from now.")
 @click.option("--deadline", help="From now, 90s, 45m, 10h, or an ISO time.")
+@click.option("--patience", type=click.IntRange(min=1), help="Auto-stop: evals without gain; a run may declare it.")
+@click.option("--min-delta", type=click.FloatRange(min=0), help="Auto-stop: the gain that counts.")
+@click.option("--min-steps", type=click.IntRange(min=0), help="Auto-stop: not before this step.")
+@click.option("--count-from", type=click.Choice(["min_steps", "start"]), help="Auto-stop: which evals are judged.")
 @json_option
 def command(
     target: str | None,
@@ -29,6 +36,10 @@ def command(
     dph: float | None,
     budget: float | None,
     deadline: str | None,
+    patience: int | None,
+    min_delta: float | None,
+    min_steps: int | None,
+    count_from: CountFrom | None,
     as_json: bool,
 ) -> None:
     r"""Say for each offer when the run would be done there and what it would cost.
@@ -49,15 +60,17 @@ def command(
     if target is None:
         from estimator.quote import scenario_quotes
 
-        table = scenario_quotes(steps or 0, rate or 0.0, offers)
+        table = scenario_quotes(steps or 0, rate or 0.0, offers, here=running_offer(offers, here))
         document: dict[str, Any] = {"quotes": [q.to_json() for q in table.quotes], "stay": None}
     else:
+        from remote.bets import BetBook
         from remote.forecast import forecast_run
 
         box = running_offer(offers, here)
+        history = read_history(target)
         document = forecast_run(
-            read_history(target),
-            None,
+            history,
+            asked_rule(history.rule, patience, min_delta, min_steps, count_from),
             offers,
             dph=dph,
             here=box,
@@ -66,7 +79,12 @@ def command(
             max_steps=steps,
             rate=rate,
             scenario=rate is not None,
+            widen=BetBook().calibration().widen,
         ).to_json()
+        if document["throughput"] is None:
+            raise NotFoundError(f"{target} does not tell its speed yet.", hint="Give --rate, or wait for a few steps.")
+        if document["projected"] is None:
+            raise UsageError(f"{target} does not say how many steps are planned.", hint="Give --steps.")
     if as_json:
         emit_json(document)
         return
@@ -74,18 +92,35 @@ def command(
         click.echo(line)
 
 
-def read_history(target: str) -> Any:
-    """What is known of the target now, read once."""
+def read_history(target: str) -> RunHistory:
+    """What is known of the target now, read to its end once."""
     from remote.feed import RunFeed
 
-    from remote.home import home
-    from remote.target import parse_target
-
-    feed = RunFeed(parse_target(target), home=home())
+    feed = RunFeed(target)
     try:
-        return feed.tick().history
+        return feed.settle().history
     finally:
         feed.close()
+
+
+def asked_rule(
+    declared: StopRule | None,
+    patience: int | None,
+    min_delta: float | None,
+    min_steps: int | None,
+    count_from: CountFrom | None,
+) -> StopRule | None:
+    """The declared rule with what was typed over it; None when neither says anything: nothing stops the run then."""
+    typed: dict[str, Any] = {
+        "patience": patience,
+        "min_delta": min_delta,
+        "min_steps": min_steps,
+        "count_from": count_from,
+    }
+    given = {key: value for key, value in typed.items() if value is not None}
+    if not given:
+        return declared
+    return replace(declared or StopRule(), **given)
 
 
 def hours_from_now(text: str) -> float:

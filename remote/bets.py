@@ -1,0 +1,113 @@
+"""Where the shadow bets are kept: one JSON line each in `bets.jsonl` of tunewatch's home, appended, never rewritten.
+
+A line is either a forecast `{"run", "step", "horizon", "p10", "p50", "p90", "p_early"}` or the end of a run
+`{"run", "truth"}`. A line that cannot be read is passed over: a cut write costs one bet, not the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from estimator.bets import Bet, Calibration, calibration
+from estimator.plateau import StopForecast
+from remote.home import home
+
+NAME = "bets.jsonl"
+KEPT_BYTES = 4 << 20
+"""Only the newest part of a very long file is read."""
+
+
+class BetBook:
+    """The bets of all runs. One per process; the file is read once and appended to."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or home() / NAME
+        self._bets = _read(self.path)
+
+    def place(self, run_id: str, step: int, horizon: int, forecast: StopForecast) -> bool:
+        """Keep a forecast; at most one per run and step. Says whether it was new."""
+        if any(b.run_id == run_id and b.step == step for b in self._bets):
+            return False
+        if forecast.method in ("stopped", "ended", "horizon"):
+            return False
+        bet = Bet(run_id, step, horizon, forecast.p10, forecast.p50, forecast.p90, forecast.p_early)
+        self._append(
+            {
+                "run": run_id,
+                "step": step,
+                "horizon": horizon,
+                "p10": bet.p10,
+                "p50": bet.p50,
+                "p90": bet.p90,
+                "p_early": bet.p_early,
+            }
+        )
+        self._bets.append(bet)
+        return True
+
+    def settle(self, run_id: str, truth: int) -> int:
+        """Note where a run ended by its rule or its horizon; returns how many bets that settles.
+
+        Not for runs that a person stopped or that crashed: those say nothing about the forecast.
+        """
+        unsettled = [i for i, b in enumerate(self._bets) if b.run_id == run_id and b.truth is None]
+        if not unsettled:
+            return 0
+        self._append({"run": run_id, "truth": truth})
+        for i in unsettled:
+            self._bets[i] = replace(self._bets[i], truth=truth)
+        return len(unsettled)
+
+    def of_run(self, run_id: str) -> list[Bet]:
+        """The bets of one run, in the order they were placed."""
+        return [b for b in self._bets if b.run_id == run_id]
+
+    def calibration(self) -> Calibration:
+        """How well the settled bets came true."""
+        return calibration(self._bets)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        line = (json.dumps(row) + "\n").encode()
+        # one write of one line with O_APPEND: two processes do not mix their bytes
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+
+
+def _read(path: Path) -> list[Bet]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - KEPT_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    bets: list[Bet] = []
+    for line in text.splitlines():
+        row = _row(line)
+        run = row.get("run")
+        if not isinstance(run, str):
+            continue
+        truth = row.get("truth")
+        if isinstance(truth, int):
+            bets = [replace(b, truth=truth) if b.run_id == run and b.truth is None else b for b in bets]
+            continue
+        try:
+            step, horizon, p10, p50, p90 = (int(row[key]) for key in ("step", "horizon", "p10", "p50", "p90"))
+            bets.append(Bet(run, step, horizon, p10, p50, p90, float(row["p_early"])))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return bets
+
+
+def _row(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}

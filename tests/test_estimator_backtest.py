@@ -1,0 +1,100 @@
+"""The backtest keeps its contract, and the forecast does not get worse unnoticed."""
+
+import json
+
+import pytest
+
+from estimator.backtest import Protocol, bootstrap, by_source, main, score, summary, true_stop
+from estimator.library import load, shipped
+from estimator.pack import pack, read_curves
+
+
+@pytest.fixture
+def curve_file(tmp_path):
+    rows = [
+        {"kind": "hf_notebook", "repo": "a/b", "path": "x.ipynb", "sub": "#0",
+         "evals": [[i, 3.0 / (i + 1) ** 0.5, None, None] for i in range(21)]},
+        {"kind": "taskset", "repo": "c/d", "path": "y.json", "sub": "",
+         "evals": [[i * 200, 0.7 if i > 3 else 0.9 - 0.05 * i, 1.0, None] for i in range(25)]},
+    ]  # fmt: skip
+    path = tmp_path / "curves.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in rows))
+    return path
+
+
+def run(capsys, *args):
+    assert main([*map(str, args), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_json_has_the_keys_of_the_contract_and_repeats_itself(capsys, curve_file, tmp_path):
+    args = ("--curves", curve_file, "--patience", 4, "--min-delta", 0.003, "--min-steps-frac", 0.1)
+    one = run(capsys, *args, "--dump", tmp_path / "one.jsonl")
+    two = run(capsys, *args, "--dump", tmp_path / "two.jsonl")
+    assert {"coverage80", "coverage80_stoppers", "pinball", "width", "ms_per_forecast", "count_from"} <= set(one)
+    assert one["count_from"] == "min_steps"
+    del one["ms_per_forecast"], two["ms_per_forecast"]
+    assert one == two
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+
+
+def test_the_dump_holds_ordered_quantiles_inside_the_coming_evals(capsys, curve_file, tmp_path):
+    out = tmp_path / "dump.jsonl"
+    run(capsys, "--curves", curve_file, "--dump", out)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    lengths = {0: 20, 1: 24}  # the eval at step 0 is dropped from both
+    assert {r["curve"] for r in rows} == {0, 1}
+    for row in rows:
+        assert row["k"] < row["p10"] <= row["p50"] <= row["p90"] <= lengths[row["curve"]]
+
+
+def test_both_counting_modes_can_be_asked(capsys, curve_file):
+    assert run(capsys, "--curves", curve_file, "--count-from", "start")["count_from"] == "start"
+
+
+def test_the_true_stop_is_the_machines(curve_file):
+    flat = [0.9, 0.85, 0.8] + [0.75] * 21
+    assert true_stop(flat, Protocol().rule(24)) == 8
+    assert true_stop([3 - 0.1 * i for i in range(10)], Protocol().rule(10)) == 10
+
+
+def test_a_file_that_is_no_list_of_curves_is_named_with_its_line(capsys, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"kind": "x"}\n')
+    assert main(["--curves", str(path)]) == 2
+    assert "line 1" in capsys.readouterr().err
+    assert main(["--curves", str(tmp_path / "none.jsonl")]) == 2
+
+
+def test_a_shipped_curve_is_never_forecast_by_its_own_source():
+    library = shipped()
+    excluded = by_source(library.curves, library)(0)(library)
+    assert excluded[0]
+    assert set(library.groups[excluded]) == {library.curves[0].group}
+
+
+def test_packing_keeps_every_number(curve_file, tmp_path):
+    curves = read_curves(curve_file)
+    pack(curves, tmp_path / "one.npz")
+    pack(curves, tmp_path / "two.npz")
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    back = load(tmp_path / "one.npz")
+    assert [c.losses.tolist() for c in back] == [c.losses.tolist() for c in curves]
+    assert [(c.kind, c.repo, c.path, c.sub) for c in back] == [(c.kind, c.repo, c.path, c.sub) for c in curves]
+
+
+@pytest.mark.parametrize("count_from", ["min_steps", "start"])
+def test_held_out_by_source_the_shipped_curves_are_forecast_as_well_as_promised(count_from):
+    """Loose bounds: they catch a broken forecast, not an unlucky draw. The figures are printed by the backtest."""
+    library = shipped()
+    scored = score(library.curves, Protocol(count_from=count_from), library, by_source(library.curves, library))
+    found = summary(scored)
+    assert 0.78 <= found["coverage80"] <= 0.95
+    assert found["coverage80_stoppers"] >= 0.68
+    assert found["pinball"] <= 0.030
+    assert found["width"] <= 0.205
+    low, high = bootstrap(scored)["coverage80"]
+    assert low < found["coverage80"] < high
+    for family in {s.family for s in scored}:
+        part = summary([s for s in scored if s.family == family])
+        assert part["coverage80"] >= 0.70, family
