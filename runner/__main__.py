@@ -54,6 +54,8 @@ def _saying(work: Callable[[], int]) -> int:
     try:
         return int(work())
     except TunewatchError as error:
+        if os.environ.get("RANK", "0") != "0":
+            return int(error.exit_code)  # rank 0 says it for all
         print(f"runner: {error.message}", file=sys.stderr)  # noqa: T201 - talk goes to stderr
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)  # noqa: T201

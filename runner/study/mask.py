@@ -237,6 +237,10 @@ class PrefixMinistral3Config(Ministral3Config):  # type: ignore[no-untyped-call]
     """Ministral3Config that records how the prompt attends."""
 
     model_type = "prefix_ministral3"
+    # needed whatever the rope type is, so it is no mistake worth a line in the log at every save
+    ignore_keys_at_rope_validation = Ministral3Config.ignore_keys_at_rope_validation | {
+        "original_max_position_embeddings"
+    }
     prompt_mask: str = "prompt_bidirectional"
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from runner import rundir
 from runner.config import with_settings, write_resolved
@@ -134,8 +135,8 @@ class Study:
                 self.writer.close()
                 self.writer = None
             raise
-        except (OSError, RuntimeError) as error:
-            if not is_disk_full(error) and not _safetensors_full(error):
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not is_disk_full(error):
                 raise
             freed = self._drop_torn()
             kept = rundir.newest_whole_checkpoint(self.run.checkpoints, hashes=False)
@@ -272,10 +273,6 @@ def out_of_memory(recipe: Recipe, error: BaseException) -> str:
     ]
     lines = [f"CUDA out of memory: {str(error).splitlines()[0]}", *(f"  - {way}" for way in ways)]
     return "\n".join(lines)
-
-
-def _safetensors_full(error: BaseException) -> bool:
-    return "No space left" in str(error)
 
 
 __all__ = ["Asked", "Score", "StageScores", "Study", "downstream", "resume_point", "training_data", "with_settings"]
