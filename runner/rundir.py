@@ -7,6 +7,7 @@
     checkpoints/     checkpoint-N/, each whole only once its manifest.json is there
     summary.json     the end of it, with summary.md for people
     stop.request     the laptop asks for a stop; that it exists is the request
+    fence.json       the run has moved: supervisors of an epoch older than its own do not train here any more
     run.lock         held (flock) by the trainer's process tree for as long as it lives
     ballast          1 MiB that is given up when the disk is full, so that the last words can be written
 
@@ -53,6 +54,7 @@ __all__ = [
     "BALLAST_BYTES",
     "CHECKPOINTS",
     "CONFIG",
+    "FENCE",
     "LOCK",
     "LOG",
     "MANIFEST",
@@ -72,6 +74,7 @@ __all__ = [
     "make_ballast",
     "newest_whole_checkpoint",
     "parse_run_id",
+    "read_fence",
     "read_manifest",
     "read_status",
     "read_stop_request",
@@ -80,6 +83,7 @@ __all__ = [
     "sync_folder",
     "verify_manifest",
     "write_atomic",
+    "write_fence",
     "write_manifest",
     "write_status",
     "write_stop_request",
@@ -93,6 +97,7 @@ CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 SUMMARY_MD = "summary.md"
 STOP_REQUEST = "stop.request"
+FENCE = "fence.json"
 LOCK = "run.lock"
 
 STAMP = "%Y%m%d-%H%M%S"
@@ -220,6 +225,21 @@ def read_stop_request(run_dir: PathLike) -> StopRequest | None:
         reason if isinstance(reason, str) and reason else "asked for",
         float(deadline) if isinstance(deadline, (int, float)) and not isinstance(deadline, bool) else None,
     )
+
+
+def write_fence(run_dir: PathLike, epoch: int) -> None:
+    """Say that the run goes on elsewhere under `epoch`; a higher one that stands there already is kept."""
+    if epoch > (read_fence(run_dir) or 0):
+        write_atomic(Path(run_dir) / FENCE, json.dumps({"epoch": epoch}).encode())
+
+
+def read_fence(run_dir: PathLike) -> int | None:
+    """The epoch below which nothing may train here; None where the run has not moved away."""
+    try:
+        epoch = (read_object((Path(run_dir) / FENCE).read_bytes()) or {}).get("epoch")
+    except OSError:
+        return None
+    return epoch if isinstance(epoch, int) else None
 
 
 class RunDir:

@@ -8,6 +8,8 @@ The rules of this file:
   held for as long as anything of the trainer lives, also when the supervisor is killed. A lock file that was deleted
   does not help either: a status whose pid, start ticks and boot id are alive is the same as a held lock. Exit 75.
 - The trainer writes to log.txt itself, so nothing breaks when the supervisor goes.
+- A run that has moved to another box must not train here: `fence.json` names its epoch, and a supervisor of an older
+  one does not start, or stops its trainer as soon as it sees the fence. Exit 12.
 - SIGTERM, SIGINT or a `stop.request` ask the trainer's whole group to stop (SIGTERM); after the grace it is killed.
 - status.json is replaced each second; a full disk leaves the old one whole. The last words are flushed to disk.
 - The exit code is the contract's (`runner.errors.RunExit`), see `runner.box.ending`.
@@ -34,7 +36,16 @@ from typing import Any
 from runner.box import proc
 from runner.box.ending import Ending, judge_end, last_frame
 from runner.errors import RunExit
-from runner.rundir import RunDir, Status, make_ballast, read_status, read_stop_request, write_status
+from runner.rundir import (
+    RunDir,
+    Status,
+    make_ballast,
+    read_fence,
+    read_status,
+    read_stop_request,
+    write_status,
+    write_stop_request,
+)
 
 PERIOD_S = 1.0
 TAIL_BYTES = 32768
@@ -93,6 +104,7 @@ class Supervisor:
         self._asked = ""
         self._kill_at: float | None = None
         self._killed = False
+        self._fenced_by: int | None = None
         self._signalled = 0
         self._lock = -1
         self._own_lock = -1
@@ -111,6 +123,9 @@ class Supervisor:
         self._listen()
         trainer: Started | Adopted | None = self._take_over() if adopt else None
         if trainer is None:
+            newer = self._newer_epoch()
+            if newer is not None:
+                raise FencedError(f"this run goes on elsewhere: epoch {newer} is newer than {self.status.epoch}")
             self._claim()
             trainer = self._start()
         if trainer is None:
@@ -221,12 +236,17 @@ class Supervisor:
 
     def _obey(self, group: int) -> None:
         """Pass on a wish to stop, and lose patience when the grace is over."""
+        if self._fenced_by is None and (newer := self._newer_epoch()) is not None:
+            self._fenced_by = newer
+            if not self._asked:
+                with contextlib.suppress(OSError):
+                    write_stop_request(self.run_dir.path, f"fenced: the run goes on elsewhere, epoch {newer}")
         if not self._asked:
             request = read_stop_request(self.run_dir.path)
-            if request is None and not self._signalled:
+            if request is None and not self._signalled and self._fenced_by is None:
                 return
             now = time.monotonic()
-            self._asked = request.reason if request else signal.Signals(self._signalled).name
+            self._asked = request.reason if request else self._why_asked()
             self._kill_at = now + self.grace_s
             if request is not None and request.deadline is not None:
                 self._kill_at = now + max(0.0, request.deadline - time.time())
@@ -236,6 +256,14 @@ class Supervisor:
             self._killed, self._kill_at = True, None
             self.status.reason = f"killed after its grace: {self._asked}"
             _signal_group(group, signal.SIGKILL)
+
+    def _why_asked(self) -> str:
+        return signal.Signals(self._signalled).name if self._signalled else f"fenced by epoch {self._fenced_by}"
+
+    def _newer_epoch(self) -> int | None:
+        """The epoch under which this run goes on elsewhere; None while it is ours."""
+        fence = read_fence(self.run_dir.path)
+        return fence if fence is not None and fence > self.status.epoch else None
 
     def _beat(self) -> None:
         """Write one heartbeat; a disk that is full keeps the old one."""
@@ -279,6 +307,9 @@ class Supervisor:
     def _end(self, ending: Ending) -> int:
         """Write the last status and return the exit code."""
         status = self.status
+        if self._fenced_by is not None and ending.code != RunExit.FINISHED:
+            reason = f"fenced: the run goes on elsewhere, epoch {self._fenced_by}"
+            ending = Ending(int(RunExit.LIMIT), "stopped", reason, ending.signal)
         step = self._step()
         if step is not None:
             status.step = step
