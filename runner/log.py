@@ -24,6 +24,7 @@ from runner.log_process import Entry, Process
 from runner.log_tokens import Scanner
 from runner.log_words import INTERESTING, RESUME_HINT, Record, Tracebacks, death_notice, fact
 from runner.rundir import parse_run_id
+from runner.thin import LIMIT
 
 _TEXT, _FRAME, _INSIDE, _NAKED, _BELOW, _FEED, _UP, _RECORD, _CLEAR = range(9)
 """What the newest token was. _INSIDE is a frame of a bar inside the training bar; _NAKED is a line feed right after a
@@ -85,6 +86,9 @@ class _Reader:
         """Total of the training bar as its bytes stand in each frame; empty before the first one."""
         self._n = -1
         self._elapsed = b""
+        self._next_reading = 0
+        """The step from which on the bar's clock is worth keeping."""
+        self._kept_clock = b""
         self._calm = False
         """Nothing waits for the next training frame: it only has to be counted."""
         self._last = _FEED
@@ -115,8 +119,9 @@ class _Reader:
             if step >= self._n:
                 self._n = step
                 self._undo = None
-                if elapsed != self._elapsed:
-                    self._tick(step, elapsed)
+                self._elapsed = elapsed
+                if step >= self._next_reading:
+                    self._read_clock(step)
                 self._last = _FRAME
                 return
         self._frame(_Held(int(n), int(total), elapsed, rest), total)
@@ -209,6 +214,7 @@ class _Reader:
         self._saving = None
         self._total = str(bar.total).encode()
         self._n, self._elapsed, self._undo = -1, b"", None
+        self._next_reading, self._kept_clock = 0, b""
         if self.facts.get("max_steps") == str(bar.total):
             self._process().confirmed = True
         self._accept(bar)
@@ -224,8 +230,11 @@ class _Reader:
         if process.block:
             process.close_block()
         self._n = bar.n
-        if bar.elapsed != self._elapsed:
-            self._tick(bar.n, bar.elapsed)
+        self._elapsed = bar.elapsed
+        if bar.n >= self._next_reading:
+            self._read_clock(bar.n)
+        if self._saving is not None and bar.n > self._saving[0]:
+            self._saved(bar.n, process)
         if process.first_n is None and bar.n > 0:
             process.first_n = bar.n
             process.first_rate = _rate(bar)
@@ -239,23 +248,31 @@ class _Reader:
                 self._orphan.followed_by = bar.n
             self._orphan = None
         self._last = _FRAME
-        self._calm = not self.crashed and process.first_n is not None and process.total not in self._nested_totals
+        self._calm = (
+            not self.crashed
+            and process.first_n is not None
+            and self._saving is None
+            and process.total not in self._nested_totals
+        )
 
-    def _tick(self, step: int, elapsed: bytes) -> None:
-        """Note that the bar's clock went on."""
-        self._elapsed = elapsed
+    def _read_clock(self, step: int) -> None:
+        """Keep a reading of the bar's clock, where it went on since the last one kept."""
         process = self._process()
-        process.elapsed = max(process.elapsed, seconds(elapsed))
+        process.elapsed = max(process.elapsed, seconds(self._elapsed))
+        if self._elapsed == self._kept_clock:
+            return
+        self._kept_clock = self._elapsed
         process.frames.append(Frame(step, process.elapsed, len(self.processes) - 1))
-        if self._saving is not None and step > self._saving[0]:
-            self._saved(step, process)
+        # as many readings to come as would fill half the series again: a long run is read ever more rarely
+        self._next_reading = step + max(1, step // (LIMIT // 2))
 
     def _saved(self, step: int, process: Process) -> None:
         """Note how long a save took, where the bar's clock of whole seconds can tell."""
         before, at = self._saving or (0, 0.0)
         self._saving = None
+        process.elapsed = max(process.elapsed, seconds(self._elapsed))
         paused = sum(p.seconds for p in process.pauses) + sum(
-            e.record.number("eval_runtime") or 0 for e in process.evals
+            e.record.number(b"eval_runtime") or 0 for e in process.evals
         )
         per_step = max(0.0, at - paused) / before if before else 0.0
         spent = process.elapsed - at - (step - before) * per_step
@@ -310,6 +327,7 @@ class _Reader:
         if len(process.frames) > undo.frames:
             process.frames.pop()
         self._n, self._elapsed = undo.n, undo.elapsed
+        self._next_reading = 0
         if undo.n >= 0:
             self._nested(bar)
             return
@@ -322,7 +340,8 @@ class _Reader:
         """Take a bar with a description."""
         self._release(nested=False)
         if self._saving is None and self.process is not None and description.startswith(b"Writing model shards"):
-            self._saving = (self._n, self.process.elapsed)
+            self._saving = (self._n, seconds(self._elapsed))
+            self._calm = False
         self._last = _TEXT
 
     def record(self, raw: bytes) -> None:
@@ -349,7 +368,7 @@ class _Reader:
     def _process_for(self, record: Record) -> Process:
         """The process that a dict line belongs to; where there are no bars, an epoch that goes back begins one."""
         process = self.process
-        epoch = record.number("epoch")
+        epoch = record.epoch
         if process is None:
             process = self.process = Process(None)
             self.processes.append(process)
@@ -372,9 +391,9 @@ class _Reader:
         if not record.is_eval or not process.evals:
             return False
         known = process.evals[-1].record
-        if process.end is not None and known.number("epoch") == record.number("epoch"):
+        if process.end is not None and known.epoch == record.epoch:
             return True
-        keys = ("eval_loss", "eval_runtime", "epoch")
+        keys = (b"eval_loss", b"eval_runtime", b"epoch")
         pairs = [(known.number(k), record.number(k)) for k in keys]
         return all(a is not None and b is not None and f"{a:.3g}" == f"{b:.3g}" for a, b in pairs)
 
@@ -428,6 +447,7 @@ class _Reader:
         """Give the process the step that the hot path keeps to itself."""
         if self.process is not None and self._n >= 0 and self.process.total is not None:
             self.process.n = self._n
+            self.process.elapsed = max(self.process.elapsed, seconds(self._elapsed))
 
     def now(self) -> Reading:
         """What is known at this moment, without changing anything by looking."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from runner.history import EvalPoint, Frame, Pause, RunHistory, TrainPoint
-from runner.log_process import Entry, Process, train_point
+from runner.log_process import Process, eval_point, train_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _evals(chain: list[Process]) -> tuple[EvalPoint, ...]:
     for process in chain:
         known: dict[int, int] = {p.step: i for i, p in enumerate(points) if p.step is not None}
         for entry in process.evals:
-            point = _eval_point(entry, process)
+            point = entry.point or eval_point(entry, process.infer(entry))
             if point is None:
                 continue
             if point.step is not None and point.step in known:
@@ -136,19 +136,6 @@ def _evals(chain: list[Process]) -> tuple[EvalPoint, ...]:
     if len(chain) > 1 and all(p.step is not None for p in points):
         points.sort(key=lambda p: p.step or 0)
     return tuple(points)
-
-
-def _eval_point(entry: Entry, process: Process) -> EvalPoint | None:
-    loss = entry.record.number("eval_loss")
-    if loss is None:
-        return None
-    return EvalPoint(
-        process.infer(entry),
-        loss,
-        entry.record.number("eval_runtime"),
-        entry.record.number("epoch"),
-        entry.record.values["eval_loss"],
-    )
 
 
 def _train(chain: list[Process]) -> tuple[TrainPoint, ...]:
@@ -178,9 +165,9 @@ def _pauses(chain: list[Process]) -> tuple[Pause, ...]:
     for index, process in enumerate(chain):
         here = [p._replace(process=index) for p in process.pauses]
         for entry in process.evals:
-            step, runtime = process.infer(entry), entry.record.number("eval_runtime")
-            if step is not None and runtime is not None and math.isfinite(runtime):
-                here.append(Pause(step, "eval", runtime, index))
+            runtime = entry.point.eval_runtime if entry.point is not None else None
+            if entry.step is not None and runtime is not None and math.isfinite(runtime):
+                here.append(Pause(entry.step, "eval", runtime, index))
         pauses += sorted(here, key=lambda p: p.step)
     return tuple(pauses)
 
@@ -199,9 +186,7 @@ def _warnings(chain: list[Process], evals: tuple[EvalPoint, ...]) -> list[str]:
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
         words.append(f"eval_loss is {first.printed} {where}{more}")
     for process in chain:
-        bad = next(
-            (p for p in process.train.items() if p.grad_norm is not None and not math.isfinite(p.grad_norm)), None
-        )
+        bad = process.odd_gradient
         if bad is not None:
             words.append(f"grad_norm is not finite at step {bad.step}: the loss printed from there on is not the loss")
             break
@@ -210,7 +195,10 @@ def _warnings(chain: list[Process], evals: tuple[EvalPoint, ...]) -> list[str]:
         words.append(
             "the output is buffered: each evaluation's line comes one evaluation late (PYTHONUNBUFFERED=1 mends it)"
         )
-    lost = [step for p in chain for step in p.lost_evals if step not in {e.step for e in evals}]
+    lost = [step for p in chain for step in p.lost_evals]
+    if lost:
+        known = {e.step for e in evals}
+        lost = [step for step in lost if step not in known]
     if lost:
         words.append(f"the value of the evaluation at step {lost[-1]} was lost with its process")
     if last.total is None and (evals or last.waiting or len(last.train)):

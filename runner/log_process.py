@@ -18,7 +18,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from runner.history import Frame, Pause, TrainPoint
+from runner.history import EvalPoint, Frame, Pause, TrainPoint
 from runner.log_words import Record
 from runner.thin import Thinned, thin_frames, thin_train
 
@@ -35,6 +35,8 @@ class Entry:
     """The training frame right after it, where it had no event of its own."""
     declared: bool = False
     """Whether the line said its step itself."""
+    point: EvalPoint | None = None
+    """What an evaluation with a proved step amounts to, made once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +80,8 @@ class Process:
         self.nested_seen = False
         self.evals: list[Entry] = []
         self.train: Thinned[TrainPoint] = Thinned(thin_train)
+        self.odd_gradient: TrainPoint | None = None
+        """The first loss line whose gradient was not finite."""
         self.waiting: list[Entry] = []
         """Loss lines whose step is not known yet."""
         self.end: Entry | None = None
@@ -189,15 +193,17 @@ class Process:
         if record.is_eval:
             if not wanted and not self.nested_seen:
                 wanted = list(range(len(self.events)))
-            if "eval_loss" in record.values:
+            if b"eval_loss" in record.values:
                 known = self._last_eval()
                 wanted = [i for i in wanted if known is None or (self.events[i].step or math.inf) > known]
         if not wanted:
             return None
         chosen = wanted[0]
-        epoch, slack = record.number("epoch"), record.epoch_slack()
-        if epoch is not None and self.direct is False and not self._fits(self.events[chosen].step, epoch, slack):
-            chosen = next((i for i in wanted if self._fits(self.events[i].step, epoch, slack)), chosen)
+        epoch = record.epoch
+        if epoch is not None and self.direct is False:
+            slack = record.epoch_slack()
+            if not self._fits(self.events[chosen].step, epoch, slack):
+                chosen = next((i for i in wanted if self._fits(self.events[i].step, epoch, slack)), chosen)
         event = self.events[chosen]
         for _ in range(chosen + 1):
             self.events.popleft()
@@ -211,21 +217,26 @@ class Process:
         """Give a line its proved step."""
         if not entry.declared:
             entry.step = step
-        epoch = entry.record.number("epoch")
-        if epoch is not None and math.isfinite(epoch) and entry.step is not None:
+        epoch, proved = entry.record.epoch, entry.step
+        if epoch is not None and proved is not None and math.isfinite(epoch):
             if len(self._scale) >= 8:
                 del self._scale[2]
-            self._scale.append((entry.step, epoch, entry.record.epoch_slack()))
+            self._scale.append((proved, epoch, entry.record.epoch_slack()))
         if self.waiting and entry is self.waiting[0]:
             self._keep(self.waiting.pop(0))
         elif entry in self.waiting:
             self.waiting.remove(entry)
             self._keep(entry)
+        elif entry.record.is_eval:
+            entry.point = eval_point(entry, proved)
 
     def _keep(self, entry: Entry) -> None:
         point = train_point(entry)
-        if point is not None:
-            self.train.append(point)
+        if point is None:
+            return
+        self.train.append(point)
+        if self.odd_gradient is None and point.grad_norm is not None and not math.isfinite(point.grad_norm):
+            self.odd_gradient = point
 
     # --- epochs ---
 
@@ -251,7 +262,7 @@ class Process:
             return entry.followed_by
         if entry.seen_at is not None and self.event is not None and entry in self.event.entries and self._is_slow():
             return entry.seen_at
-        epoch = entry.record.number("epoch")
+        epoch = entry.record.epoch
         if epoch is None or not math.isfinite(epoch):
             return None
         slack = entry.record.epoch_slack()
@@ -312,9 +323,16 @@ class Process:
 def train_point(entry: Entry) -> TrainPoint | None:
     """A loss line as a point of the history; None for a line without a loss."""
     record = entry.record
-    loss = record.number("loss")
+    loss = record.number(b"loss")
     if loss is None:
         return None
-    return TrainPoint(
-        entry.step, loss, record.number("grad_norm"), record.number("learning_rate"), record.number("epoch")
-    )
+    return TrainPoint(entry.step, loss, record.number(b"grad_norm"), record.number(b"learning_rate"), record.epoch)
+
+
+def eval_point(entry: Entry, step: int | None) -> EvalPoint | None:
+    """An evaluation's line as a point of the history; None for one that prints no eval_loss."""
+    record = entry.record
+    loss = record.number(b"eval_loss")
+    if loss is None:
+        return None
+    return EvalPoint(step, loss, record.number(b"eval_runtime"), record.epoch, record.printed(b"eval_loss"))

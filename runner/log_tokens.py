@@ -21,7 +21,7 @@ LIMIT = 16384
 """Bytes of one segment that are looked at; a line of text beyond it is noise."""
 
 _SEGMENT = re.compile(
-    rb"[\r\n](?: *\d{1,3}%\|[^|\r\n]{0,4000}\| (\d{1,12})/(\d{1,12}) \[([\d:]{4,12})<([^\]\r\n]{0,200})\])?"
+    rb"[\r\n](?: *+\d++%\|[^|\r\n]{0,4000}+\| (\d{1,12}+)/(\d{1,12}+) \[([0-9:]{4,12}+)<([^\]\r\n]{0,200}+)\])?+"
 )
 _FRAME = re.compile(
     # the same bar in other clothes: behind colour codes, without blocks (Colab), or cut off by a narrow terminal

@@ -11,71 +11,81 @@ import re
 from collections.abc import Mapping
 
 _PAIR = re.compile(
-    rb"""['"]([^'"]{1,200})['"]:\s*(?:'([^']*)'|"([^"]*)"|(?:[A-Za-z_][\w.]*\()?([-+]?[\w.][\w.+-]*)\)?)"""
+    rb"""['"]([^'"]{1,200}+)['"]:\s*+(?:'([^']*+)'|"([^"]*+)"|(?:[A-Za-z_][\w.]*+\()?+([-+]?[\w.][\w.+-]*+))"""
 )
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
+
+
+_LOSSES = (b"loss", b"eval_loss", b"train_loss")
+_STEP_OF = re.compile(rb"(\d{1,12})/(\d{1,12})")
 
 
 class Record:
-    """One dict line of the Trainer: keys to printed values."""
+    """One dict line of the Trainer: keys to printed values, as bytes."""
 
-    __slots__ = ("quoted", "values")
+    __slots__ = ("epoch", "quoted", "values")
 
     def __init__(self, raw: bytes) -> None:
-        self.values: dict[str, str] = {}
-        self.quoted = b"'epoch': '" in raw
-        for key, single, double, bare in _PAIR.findall(raw):
-            value = single or double or bare
-            self.values.setdefault(key.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
+        self.values = {key: single or double or bare for key, single, double, bare in _PAIR.findall(raw)}
+        self.quoted = b"epoch': '" in raw
+        self.epoch = to_number(self.values.get(b"epoch"))
+        """Epochs done; None in a dict that the Trainer did not write."""
 
-    def number(self, key: str) -> float | None:
+    def number(self, key: bytes) -> float | None:
         """The value of a key, None when it is absent or no number."""
         return to_number(self.values.get(key))
+
+    def printed(self, key: bytes) -> str:
+        """The value of a key as it stands in the log; empty when it is absent."""
+        return self.values.get(key, b"").decode("utf-8", "replace")
 
     @property
     def is_trainers(self) -> bool:
         """Whether the Trainer wrote it: each of its lines carries the epoch, and numbers where a loss is named."""
-        if self.number("epoch") is None:
+        if self.epoch is None:
             return False
-        return all(self.number(k) is not None for k in ("loss", "eval_loss", "train_loss") if k in self.values)
+        return all(to_number(self.values[k]) is not None for k in _LOSSES if k in self.values)
 
     @property
     def is_end(self) -> bool:
         """Whether it closes the training; `train_runtime` alone does not (token counting puts it in every line)."""
-        return "train_loss" in self.values and "loss" not in self.values
+        return b"train_loss" in self.values and b"loss" not in self.values
 
     @property
     def is_eval(self) -> bool:
         """Whether an evaluation wrote it."""
-        return any(k.startswith("eval_") for k in self.values) and "loss" not in self.values and not self.is_end
+        if b"loss" in self.values:
+            return False
+        return any(k.startswith(b"eval_") for k in self.values) and not self.is_end
 
     def step(self) -> tuple[int, int | None] | None:
         """`(step, max_steps)` where the line itself says it, as some forks do; None otherwise."""
-        both = self.values.get("global_step/max_steps", "")
-        found = re.fullmatch(r"(\d{1,12})/(\d{1,12})", both)
-        if found:
-            return int(found.group(1)), int(found.group(2))
-        alone = self.values.get("global_step", "")
-        return (int(alone), None) if re.fullmatch(r"\d{1,12}", alone) else None
+        both = _STEP_OF.fullmatch(self.values.get(b"global_step/max_steps", b""))
+        if both:
+            return int(both.group(1)), int(both.group(2))
+        alone = self.values.get(b"global_step", b"")
+        return (int(alone), None) if alone.isdigit() and len(alone) <= 12 else None
 
     def epoch_slack(self) -> float:
         """Half a unit of the last digit of the printed epoch, in epochs: 5.x prints four digits, 4.x two decimals."""
-        text = self.values.get("epoch", "")
-        value = to_number(text)
+        value = self.epoch
         if value is None or not math.isfinite(value):
             return math.inf
+        text = self.values.get(b"epoch", b"")
         if self.quoted:
             magnitude = math.floor(math.log10(abs(value))) if value else -4
-            return 0.5 * 10.0 ** (magnitude - 3)
-        decimals = len(text.partition(".")[2]) if "." in text and "e" not in text.lower() else 0
-        return 0.5 * 10.0 ** -max(2, decimals)
+            return float(0.5 * 10.0 ** (magnitude - 3))
+        decimals = len(text.partition(b".")[2]) if b"." in text and b"e" not in text.lower() else 0
+        return float(0.5 * 10.0 ** -max(2, decimals))
 
 
-def to_number(text: str | None) -> float | None:
-    """A printed number as a float, None when it is none; takes what numpy and torch wrap around it."""
-    if text is None or not _NUMBER.fullmatch(text):
+def to_number(text: bytes | None) -> float | None:
+    """A printed number as a float (nan and inf are numbers), None when it is none."""
+    if text is None:
         return None
-    return float(text)
+    try:
+        return None if b"_" in text else float(text)
+    except ValueError:
+        return None
 
 
 _FACT = re.compile(
