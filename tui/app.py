@@ -132,6 +132,18 @@ class TunewatchApp(App[None]):
         self.session.stop()
         self.exit(message=_goodbye(going))
 
+    def open_shell(self, target: str) -> None:
+        """Hand the terminal to a shell where the run is; coming back brings the same screen."""
+        import subprocess
+
+        words = self.session.shell_of(target)
+        if self.is_web or self._driver is None or self.is_headless:
+            self.notify(f"In a terminal this opens: {' '.join(words)}", severity="warning")
+            return
+        with self.suspend():
+            subprocess.run(words, check=False)
+        self.session.look_now()
+
     def action_help(self) -> None:
         """All keys."""
         from tui.screens.help import HelpScreen

@@ -162,11 +162,17 @@ class _Cells:
                 continue
             start = column + 1 if column + 1 + len(line.label) <= self.geo.columns else column - len(line.label)
             end = start + len(line.label)
-            for row in range(min(4, len(self.rows))):
-                if all(end < a or b < start for a, b in taken[row]):
-                    taken[row].append((start, end))
-                    self._write(row, start, line.label, line.role)
-                    break
+            free = [r for r in range(min(5, len(self.rows))) if all(end < a or b < start for a, b in taken[r])]
+            if free:
+                # beside the curve where there is a row for it, over it where there is none
+                row = next((r for r in free if not self._busy(r, start, end)), free[0])
+                taken[row].append((start, end))
+                self._write(row, start, line.label, line.role)
+
+    def _busy(self, row: int, start: int, end: int) -> bool:
+        """Whether a curve or a mark passes through these cells."""
+        quiet = " .:-|┈╌┊│"
+        return any(cell[0] not in quiet for cell in self.rows[row][start:end])
 
     def _write(self, row: int, start: int, words: str, role: Role) -> None:
         for offset, letter in enumerate(words):

@@ -17,7 +17,7 @@ def panel(snapshot: RunSnapshot, colours: Colours, width: int) -> Text:
     if not snapshot.quotes and snapshot.stay is None:
         return Text(_why_none(snapshot), style="dim")
     rows = ordered(snapshot)
-    return _wide(rows, colours) if width >= 74 else _narrow(rows, colours, width)
+    return _wide(rows, colours, width) if width >= 80 else _narrow(rows, colours, width)
 
 
 def _why_none(snapshot: RunSnapshot) -> str:
@@ -34,7 +34,7 @@ def ordered(snapshot: RunSnapshot) -> list[QuoteRow]:
     return [snapshot.stay, *rows] if snapshot.stay is not None else rows
 
 
-def _wide(rows: Sequence[QuoteRow], colours: Colours) -> Text:
+def _wide(rows: Sequence[QuoteRow], colours: Colours, width: int) -> Text:
     out = Text()
     head = f"{'GPU':<18} {'$/h':>7}   {'hours opt/base/pess':^21}   {'$ opt/base/pess':^22}\n"
     out.append(head, "dim")
@@ -44,7 +44,8 @@ def _wide(rows: Sequence[QuoteRow], colours: Colours) -> Text:
         out.append_text(_three(row.hours, words.hours, 5))
         out.append("   ")
         out.append_text(_three(row.usd, words.usd, 6))
-        out.append(f"  {', '.join(row.notes)}\n" if row.notes else "\n", "dim")
+        notes = words.shorten(", ".join(row.notes), max(width - 80, 0))
+        out.append(f"  {notes}\n" if notes else "\n", "dim")
     return out
 
 

@@ -41,6 +41,8 @@ class Session:
     interval: float = 1.0
     make_feed: Callable[[str], Feed] | None = None
     """How a target is opened; None opens it as the command line does."""
+    instances: dict[str, int | None] = field(default_factory=dict)
+    """Instance ids of known runs, by target."""
     notice: str = ""
     """A sentence for the first screen."""
     _pollers: dict[str, HostPoller] = field(default_factory=dict)
@@ -63,6 +65,8 @@ class Session:
             self._waiting.append(plan)
             return
         host, watch = self.open(plan)
+        if plan.target not in self.instances:
+            self.instances[plan.target] = _instance_of(plan.target)
         self._watched.add(plan.target)
         poller = self._pollers.get(host)
         if poller is None:
@@ -103,9 +107,33 @@ class Session:
         from remote.known import known_runs
         from tui.run_rows import RunRow
 
-        return [
-            RunRow(run.target, run.name, run.recipe or "", run.instance_id, run.noted) for run in known_runs(home())
-        ]
+        runs = known_runs(home())
+        self.instances.update({run.target: run.instance_id for run in runs})
+        return [RunRow(run.target, run.name, run.recipe or "", run.instance_id, run.noted) for run in runs]
+
+    def rented(self, target: str) -> bool:
+        """Whether a run is on a box of the provider, by its target or by what is known of it."""
+        return target.startswith("vast:") or self.instances.get(target) is not None
+
+    def shell_of(self, target: str) -> list[str]:
+        """The command that opens a shell where the run is: its tmux session, ssh, or a shell in its directory."""
+        import os
+        import shlex
+
+        from remote.feed import resolve
+        from remote.home import home
+        from remote.known import known_runs
+        from remote.target import parse_target
+
+        attach = next((r.attach for r in known_runs(home()) if target in (r.target, r.name) and r.attach), None)
+        if attach is not None:
+            return shlex.split(attach)
+        where = resolve(parse_target(target))
+        if where.kind == "ssh":
+            port = ["-p", str(where.port)] if where.port else []
+            return ["ssh", *port, f"{where.user}@{where.host}" if where.user else str(where.host)]
+        folder = Path(where.path) if Path(where.path).is_dir() else Path(where.path).parent
+        return ["sh", "-c", f"cd {shlex.quote(str(folder))} && exec {shlex.quote(os.environ.get('SHELL', '/bin/sh'))}"]
 
     def look_now(self) -> None:
         """Read everything again without waiting for the next tick."""
@@ -130,3 +158,11 @@ def run_name(path: str) -> str:
             return parts[-1]
         parts = parts[:-1]
     return "/".join(parts[-2:]) or path
+
+
+def _instance_of(target: str) -> int | None:
+    """The instance that a known run is on."""
+    from remote.home import home
+    from remote.known import known_runs
+
+    return next((r.instance_id for r in known_runs(home()) if target in (r.target, r.name)), None)

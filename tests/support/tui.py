@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from remote.market import load_offers
@@ -14,7 +14,7 @@ from runner.autostop import StopRule
 from runner.history import EvalPoint, Frame, Pause, RunHistory, StageResult, TrainPoint
 from tui.app import TunewatchApp
 from tui.session import Session, WatchPlan
-from tui.snapshot import LinkView, RunSnapshot, SnapshotMaker
+from tui.snapshot import LinkView, Projection, QuoteRow, RunSnapshot, SnapshotMaker
 
 RULE = StopRule(patience=4, min_delta=0.003, min_steps=600)
 TARGET = "runs/stage5/20260215-104518"
@@ -66,7 +66,7 @@ class Read:
     history: RunHistory
     state: str = "running"
     reason: str = ""
-    link: LinkView = LinkView("live", 0.4)
+    link: LinkView = field(default_factory=lambda: LinkView("live", 0.4))
     log_path: Any = None
     health: Any = None
     warnings: tuple[str, ...] = ()
@@ -87,6 +87,32 @@ def snapshot(
     return maker.make(Read(run if run is not None else history(), **read), at=1.0, tail=tail or TAIL)
 
 
+def frozen(one: RunSnapshot) -> RunSnapshot:
+    """The snapshot with forecast and quotes replaced by fixed ones: pictures must not change with the estimator."""
+    quotes = (
+        QuoteRow("1", "A100 SXM4", 0.7411, (0.9, 1.04, 1.9), (0.67, 0.77, 1.41), "yes", 1.0, 0.6, vram_gib=40.0),
+        QuoteRow("2", "A100 SXM4", 0.6676, (1.1, 1.21, 2.1), (0.73, 0.81, 1.4), "yes", 0.945, 0.75, vram_gib=40.0),
+        QuoteRow("3", "H100 PCIe", 1.1347, (1.2, 1.38, 2.0), (1.36, 1.57, 2.27), "yes", 1.1435, 1.0, vram_gib=80.0),
+        QuoteRow("4", "RTX 4090", 0.34, (1.4, 1.9, 3.1), (0.48, 0.65, 1.05), "no", 0.6, 0.5, vram_gib=24.0),
+    )
+    stay = QuoteRow("stay", "this box", 0.7411, (0.31, 0.44, 1.5), (0.23, 0.33, 1.11), "yes", stay=True)
+    fixed = Projection(900, 1000, 2400, 0.93)
+    ruling = replace(one.ruling, projection=fixed)
+    times = (
+        {} if one.ended else {"eta_s": 15700.0, "eta_stop_s": 1590.0, "usd_at_end": 0.6 if one.dph else one.usd_at_end}
+    )
+    return replace(
+        one,
+        ruling=ruling,
+        quotes=quotes,
+        stay=None if one.ended else stay,
+        step_s=2.79,
+        eval_s=7.7,
+        drift=0.012,
+        **times,
+    )
+
+
 TAIL = (
     "***** Running training *****",
     "  Num examples = 50,000",
@@ -102,6 +128,9 @@ class QuietSession(Session):
 
     def watch(self, plan: Any) -> None:
         self._watched.add(plan.target)
+
+    def rented(self, target: str) -> bool:
+        return self.instances.get(target) is not None
 
 
 def app_with(*snapshots: RunSnapshot, open_first: bool = True, **options: Any) -> TunewatchApp:

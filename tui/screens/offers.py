@@ -24,6 +24,10 @@ SHOWN = 100
 """Rows; a table of more is slow to fill and nobody reads it: the filter narrows it."""
 
 
+_ANY = QuoteRow("", "", 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+"""Stands for any offer, to ask what fields there are."""
+
+
 class OffersScreen(Screen[None]):
     """Quotes for one run, or the bare prices when no run is open."""
 
@@ -111,6 +115,25 @@ class OffersScreen(Screen[None]):
         example = "   example prices, not today's" if any(o.example for o in self.control.session.offers) else ""
         self.query_one("#head", Static).update(f"market   {some}{extra}{example}")
 
+    @on(DataTable.RowSelected)
+    def _chosen(self, event: DataTable.RowSelected) -> None:
+        """Move the run there, or say how to rent it."""
+        from tui.commands.common import read_only
+        from tui.deeds import migrate_deed
+        from tui.screens.deed import DeedScreen
+
+        offer = next((r for r in self._rows() if r.offer_id == event.row_key.value), None)
+        if offer is None:
+            return
+        if read_only():
+            self.notify("renting is refused: tunewatch is read-only here.", severity="warning")
+        elif self._snapshot is not None and self.control.session.rented(self._snapshot.target):
+            self.app.push_screen(DeedScreen(migrate_deed(self._snapshot, offer)))
+        else:
+            self.notify(
+                f"tunewatch launch RECIPE --offer {offer.offer_id} rents it; --dry-run shows the plan.", timeout=12
+            )
+
     def action_sort(self) -> None:
         """Sort by the next column."""
         names = list(SORTS)
@@ -134,7 +157,7 @@ class OffersScreen(Screen[None]):
 
         trouble = self.query_one("#trouble", Static)
         try:
-            query = parse_filter(event.value)
+            query = parse_filter(event.value, tuple(offer_fields(_ANY)))
         except ValueError as error:
             trouble.update(str(error))
             trouble.display = True

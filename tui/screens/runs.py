@@ -225,7 +225,7 @@ class RunsScreen(Screen[None]):
 
         trouble = self.query_one("#trouble", Static)
         try:
-            query = parse_filter(event.value)
+            query = parse_filter(event.value, tuple(fields(RunRow("", ""))))
         except ValueError as error:
             trouble.update(str(error))
             trouble.display = True

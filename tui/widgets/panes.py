@@ -71,6 +71,10 @@ def stage_line(history: RunHistory, colours: Mapping[str, str]) -> Text | None:
         if name in done:
             out.append(f"✓ {name} ", colours.get("success", ""))
             out.append(f"{done[name].macro:.3f}", "bold")
+        elif name == "stage5" and (history.ended or any(n in done for n in names[number:])):
+            stop = history.declared_stop.stopped_at if history.declared_stop else None
+            out.append(f"✓ {name} ", colours.get("success", ""))
+            out.append(f"@{stop or history.step}", "bold")
         elif name == history.stage:
             out.append(f"▸ {name}", f"bold {colours.get('primary', '')}")
         else:

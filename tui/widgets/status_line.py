@@ -81,7 +81,7 @@ def fit(parts: list[Part], width: int) -> list[tuple[str, Part]]:
     for i in order:
         if i in chosen:
             shorten(i)
-    for i in reversed(order):
+    for i in sorted(order, key=lambda i: (parts[i].priority >= ALWAYS, -parts[i].priority)):
         # what was shortened for a part that is gone now may have its words back
         while i in chosen and chosen[i] > 0:
             chosen[i] -= 1
