@@ -130,13 +130,13 @@ def relative_speed(
     `probe` is a ratio measured live on the target. Without `here` the reference is an A100 SXM4 80 GB. An unknown GPU
     still gets an answer, with `known` False and a wide spread.
     """
-    if there.speed is not None and probe is None:
+    if probe is not None and probe > 0:
+        return _probed(probe, relative_speed(here, there, own_runs=own_runs, recipe=recipe))
+    if there.speed is not None:
         return SpeedRatio(there.speed, SAME_SKU_SD, ("given with the offer",))
     box = spec_of(here.gpu, here.gpu_ram_gib) if here is not None else spec_of(REFERENCE)
     target = spec_of(there.gpu, there.gpu_ram_gib)
     evidence: list[tuple[float, float, str]] = []
-    if probe is not None and probe > 0:
-        evidence.append((math.log(probe), PROBE_SD, "live probe"))
     if own_runs:
         own = _own_ratio(own_runs, recipe, here.gpu if here is not None else REFERENCE, there.gpu)
         if own is not None:
@@ -156,18 +156,33 @@ def relative_speed(
         evidence.append((0.8 * score, SCORE_SD if evidence else 2 * SCORE_SD, "the provider's score"))
     if not evidence:
         return SpeedRatio(1.0, UNKNOWN_SD, ("unknown GPU: counted as equally fast",), known=False)
+    known = target is not None
+    names = tuple(n for _, _, n in sorted(evidence, key=lambda e: e[1]))
+    mean, sd = _pooled(evidence)
+    if not known:
+        sd = math.hypot(sd, 0.15)
+    if not own_runs or names[0] != "own finished runs":
+        sd = max(FLOOR_SD, sd)
+    return SpeedRatio(math.exp(mean), sd, names, known)
+
+
+def _probed(probe: float, tables: SpeedRatio) -> SpeedRatio:
+    """A measurement on the target itself: the tables only steady its noise, and their disagreement does not count."""
+    prior_sd = max(MEASURED_SD, tables.log_sd)
+    share = PROBE_SD**2 / (PROBE_SD**2 + prior_sd**2)
+    mean = (1 - share) * math.log(probe) + share * math.log(tables.mean)
+    sd = math.sqrt(1 / (1 / PROBE_SD**2 + 1 / prior_sd**2))
+    return SpeedRatio(math.exp(mean), sd, ("live probe", *tables.sources), tables.known)
+
+
+def _pooled(evidence: Sequence[tuple[float, float, str]]) -> tuple[float, float]:
+    """Mean and standard deviation by inverse variance."""
     weights = [1 / sd**2 for _, sd, _ in evidence]
     total = sum(weights)
     mean = sum(w * value for w, (value, _, _) in zip(weights, evidence, strict=True)) / total
     # evidence that disagrees by more than its spread widens the answer
     chi = sum(w * (value - mean) ** 2 for w, (value, _, _) in zip(weights, evidence, strict=True))
-    sd = math.sqrt(max(1.0, chi / max(1, len(evidence) - 1)) / total)
-    sure = min(s for _, s, _ in evidence) < FLOOR_SD + 1e-9
-    known = target is not None
-    if not known:
-        sd = math.hypot(sd, 0.15)
-    names = tuple(n for _, _, n in sorted(evidence, key=lambda e: e[1]))
-    return SpeedRatio(math.exp(mean), sd if sure else max(FLOOR_SD, sd), names, known)
+    return mean, math.sqrt(max(1.0, chi / max(1, len(evidence) - 1)) / total)
 
 
 def _own_ratio(own_runs: Sequence[OwnRun], recipe: str, here: str, there: str) -> float | None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from estimator.memory import ModelShape, TrainShape
 from estimator.offer import Offer
 
-BOOT_H = 0.05
-"""From the order to the first SSH login, image aside: about three minutes on a healthy host."""
-INSTALL_H = 0.05
-TOKENISE_H = 0.03
+BOOT_H = 0.08
+"""From the order to the first SSH login, image aside: about five minutes on a healthy host."""
+INSTALL_H = 0.12
+"""Unpacking and building packages, bandwidth aside."""
+TOKENISE_H = 0.05
+"""Tokenising, loading the model, the first step."""
 LINK_SHARE = 0.6
 """Of the listed bandwidth that one download really gets."""
 LINK_CEILING = 3000.0
