@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from runner import rundir
 from runner.config import load_recipe, recipe_names
 from runner.errors import RunExit, TunewatchError, UsageError
 from runner.recipe import Recipe
@@ -45,7 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hf-repo-id", metavar="REPO", help="upload checkpoints to this Hub repository")
     parser.add_argument("--keep-local", metavar="N", type=int, help="whole checkpoints kept on disk")
     parser.add_argument("--run-dir", metavar="DIR", help="train here, without a supervisor of its own")
-    parser.add_argument("--resume", metavar="PATH", nargs="?", const="", help="go on from the newest whole checkpoint")
+    parser.add_argument(
+        "--resume",
+        metavar="PATH",
+        nargs="?",
+        const="",
+        help="a checkpoint, 'hub', or the newest",
+    )
     parser.add_argument("--nproc", metavar="N", type=int, default=1, help="processes on this machine, one per GPU")
     return parser
 
@@ -76,6 +83,13 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     run = RunDir(chosen.run_dir)
     if recipe.kind == "command":
         return _foreign(recipe, run, chosen.resume)
+    resume = None
+    if chosen.resume is not None and "RANK" in os.environ and chosen.resume == "hub":
+        resume = rundir.newest_whole_checkpoint(run.checkpoints)  # fetched by the parent of the ranks
+    elif chosen.resume is not None:
+        from runner.study.resume import resume_point
+
+        resume = resume_point(recipe, run, chosen.resume)
     if chosen.nproc > 1 and "RANK" not in os.environ:
         from runner.study.launch import launch
 
@@ -83,9 +97,8 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     # log.txt is read by a person and a parser while it grows: a line must not wait in a buffer
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    from runner.study.stages import Study, resume_point
+    from runner.study.stages import Study
 
-    resume = None if chosen.resume is None else resume_point(run, chosen.resume)
     code = Study(recipe, run, resume=resume).main()
     # torchrun calls every code but 0 a failure and kills the other ranks; the real one is in metrics.jsonl
     return 0 if "TORCHELASTIC_RUN_ID" in os.environ and code in _ORDERLY else int(code)
@@ -129,7 +142,6 @@ def _show(log: IO[bytes]) -> None:
 
 def _foreign(recipe: Recipe, run: RunDir, resume: str | None) -> int:
     """Become the foreign trainer: the supervisor's child is then the trainer itself."""
-    from runner import rundir
     from runner.config import write_resolved
 
     command = list(recipe.command)

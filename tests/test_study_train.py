@@ -15,13 +15,8 @@ from transformers import TrainerCallback
 from runner import rundir
 from runner.autostop import Phase, StopState, replay
 from runner.errors import RunExit, UsageError
-from runner.metrics import MetricsReader, MetricsWriter
-from runner.rundir import RunDir
-from runner.study import demo
-from runner.study.callbacks import StopFlag
 from runner.study.load import load_model, read_mask
-from runner.study.train import fine_tune
-from tests.support.study import save_checkpoint, tiny_model, tiny_recipe, tokenizer
+from tests.support.study import history, losses, save_checkpoint, tiny_model, tokenizer, train
 
 pytestmark = pytest.mark.study
 
@@ -29,15 +24,6 @@ pytestmark = pytest.mark.study
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return save_checkpoint(tiny_model(), tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The order of a sum decides its last bit; one thread sums in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class KilledError(Exception):
@@ -55,36 +41,9 @@ class KillAt(TrainerCallback):
             raise KilledError
 
 
-def train(base, path, *overrides, resume=False, extra=(), change=None):
-    """One process's worth of training in `path`; returns its outcome."""
-    recipe = tiny_recipe(base, *overrides)
-    run = RunDir(path)
-    run.open_log()
-    loaded = load_model(base, mask=recipe.mask)
-    if change:
-        change(loaded.model)
-    data = demo.prepared(recipe.data, loaded.tokenizer)
-    point = rundir.newest_whole_checkpoint(run.checkpoints) if resume else None
-    flag = StopFlag(run.path, look_every_s=0.0)
-    with MetricsWriter(run.metrics) as writer:
-        return fine_tune(recipe, loaded.model, loaded.tokenizer, data, run, writer, flag, resume=point, extra=extra)
-
-
-def history(path):
-    reader = MetricsReader()
-    reader.feed((path / "metrics.jsonl").read_bytes())
-    return reader.history()
-
-
-def losses(path):
-    """Step to training loss; of a step trained twice, the later one."""
-    return {point.step: point.loss for point in history(path).train}
-
-
 @pytest.fixture(scope="module")
 def straight(base, tmp_path_factory):
     """Twelve steps in one go: what every interrupted run must equal."""
-    torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("straight")
     return path, train(base, path)
 

@@ -23,16 +23,20 @@ import torch
 from safetensors import SafetensorError
 
 from runner import rundir
-from runner.config import with_settings, write_resolved
-from runner.errors import NotFoundError, RunExit, TunewatchError, UsageError
+from runner.config import write_resolved
+from runner.errors import RunExit, TunewatchError, UsageError
 from runner.metrics import MetricsReader, MetricsWriter
 from runner.recipe import MaskMode, Recipe
 from runner.rundir import RunDir
 from runner.study import demo
 from runner.study.callbacks import StopFlag, say
 from runner.study.data import Prepared, prepare, read_pairs
+from runner.study.hub import Uploader
 from runner.study.load import Loaded, load_model, set_mask
 from runner.study.train import Outcome, fine_tune, is_disk_full
+
+_LAST_UPLOAD_S = 3600.0
+"""Seconds that the end of a run waits for its last upload; whoever stops it sooner has the local copy."""
 
 
 class Asked(Exception):  # noqa: N818 - not an error: somebody asked this process to stop
@@ -214,35 +218,47 @@ class Study:
     def _train(self) -> Outcome:
         if self.writer is not None:
             self.writer.write("stage_begin", name="stage3" if self.recipe.kind == "stage3" else "stage5")
-        resume = self.resume
-        if resume is not None and (problems := rundir.verify_manifest(resume)):
-            raise UsageError(f"{resume} cannot be resumed from: {problems[0]}.")
         loaded = self.load(self.recipe.model.base)
         data = training_data(self.recipe, loaded.tokenizer)
         if self.rank == 0:
             say(data.in_words())
             say(f"model: {loaded.model.num_parameters():,} parameters, mask {self.recipe.mask}")
-        return fine_tune(
-            self.recipe, loaded.model, loaded.tokenizer, data, self.run, self.writer, self.flag, resume=resume
-        )
+        uploader = self._uploader()
+        try:
+            return fine_tune(
+                self.recipe,
+                loaded.model,
+                loaded.tokenizer,
+                data,
+                self.run,
+                self.writer,
+                self.flag,
+                resume=self.resume,
+                uploader=uploader,
+            )
+        finally:
+            if uploader is not None and not uploader.close(_LAST_UPLOAD_S):
+                say(f"upload: the last one did not end within {_LAST_UPLOAD_S:.0f} s; the local copy is kept")
+
+    def _uploader(self) -> Uploader | None:
+        """The background upload of rank 0, if the recipe names a repository."""
+        repo = self.recipe.train.hf_repo_id
+        if not repo or self.writer is None:
+            return None
+        writer = self.writer
+
+        def report(**fields: Any) -> None:
+            writer.write("upload", **fields)
+            if fields["status"] != "queued":
+                what = f"checkpoint-{fields['step']} {fields['status']} after {fields['seconds']} s"
+                say(f"upload: {what}: {fields['detail']} {fields['revision'][:12]}".rstrip())
+
+        return Uploader(repo, f"{self.recipe.name}-{self.run.path.name}", report)
 
     def _summarise(self, outcome: Outcome) -> None:
         from runner.study.summary import write_summary
 
         write_summary(self.run, self.recipe, outcome, self.done)
-
-
-def resume_point(run: RunDir, named: str | None) -> Path | None:
-    """The checkpoint to go on from: the one that was named, else the newest whole one of the run, else None.
-
-    Raises NotFoundError for a name that is no checkpoint.
-    """
-    if named:
-        path = Path(named)
-        if not path.is_dir():
-            raise NotFoundError(f"There is no checkpoint {path}.")
-        return path if rundir.checkpoint_step(path) is not None else rundir.newest_whole_checkpoint(path)
-    return rundir.newest_whole_checkpoint(run.checkpoints)
 
 
 def training_data(recipe: Recipe, tokenizer: Any) -> Prepared:
@@ -273,6 +289,3 @@ def out_of_memory(recipe: Recipe, error: BaseException) -> str:
     ]
     lines = [f"CUDA out of memory: {str(error).splitlines()[0]}", *(f"  - {way}" for way in ways)]
     return "\n".join(lines)
-
-
-__all__ = ["Asked", "Score", "StageScores", "Study", "downstream", "resume_point", "training_data", "with_settings"]

@@ -34,6 +34,7 @@ from runner.study.callbacks import (
     say,
 )
 from runner.study.data import PrefixCollator, Prepared
+from runner.study.hub import Uploader
 
 _OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our words to the Trainer's; adamw_8bit needs bitsandbytes and a GPU."""
@@ -65,18 +66,22 @@ def fine_tune(
     flag: StopFlag,
     *,
     resume: Path | None = None,
+    uploader: Uploader | None = None,
     extra: tuple[Any, ...] = (),
 ) -> Outcome:
     """Train by `recipe` into `run`, from `resume` (a whole checkpoint) or from the model as it is.
 
-    `writer` is None on all ranks but the first. `extra` are more callbacks (the upload). Raises UsageError for settings
-    that cannot work here; disk and memory errors come through as they are (`runner.study.stages` knows their codes).
+    `writer` is None on all ranks but the first. `uploader` is offered every whole checkpoint. `extra` are more
+    callbacks. Raises UsageError for settings that cannot work here; disk and memory errors come through as they are
+    (`runner.study.stages` knows their codes).
     """
     arguments = training_arguments(recipe, run)
     set_seed(recipe.data.seed)
     stop = AutoStop(recipe.stop_rule) if recipe.stop_rule is not None else None
     asked, broken = StopOnRequest(flag, writer), StopOnNonFinite()
     seal = Checkpoints(run.checkpoints, recipe.train.keep_local, lambda: stop.machine.best_step if stop else None)
+    if uploader is not None:
+        seal.on_sealed, seal.may_prune = uploader.offer, uploader.may_prune
     callbacks: list[Any] = [callback for callback in (stop, asked, broken, seal, *extra) if callback is not None]
     if writer is not None:
         metrics = Metrics(writer, run.checkpoints, _tokens_per_step(recipe, data, arguments))

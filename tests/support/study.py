@@ -92,3 +92,52 @@ def trainer_environment() -> dict[str, str]:
     """The environment of a trainer started by a test: as on a machine that does not unbuffer Python for everybody."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     return {**env, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def train(base, path, *overrides, resume=False, extra=(), uploader=None):
+    """One process's worth of training in `path`, on one thread; returns its outcome."""
+    import torch
+
+    from runner import rundir
+    from runner.metrics import MetricsWriter
+    from runner.rundir import RunDir
+    from runner.study import demo
+    from runner.study.callbacks import StopFlag
+    from runner.study.load import load_model
+    from runner.study.train import fine_tune
+
+    torch.set_num_threads(1)  # the order of a sum decides its last bit
+    recipe = tiny_recipe(base, *overrides)
+    run = RunDir(path)
+    run.open_log()
+    loaded = load_model(base, mask=recipe.mask)
+    data = demo.prepared(recipe.data, loaded.tokenizer)
+    point = rundir.newest_whole_checkpoint(run.checkpoints) if resume else None
+    flag = StopFlag(run.path, look_every_s=0.0)
+    with MetricsWriter(run.metrics) as writer:
+        return fine_tune(
+            recipe,
+            loaded.model,
+            loaded.tokenizer,
+            data,
+            run,
+            writer,
+            flag,
+            resume=point,
+            extra=extra,
+            uploader=uploader,
+        )
+
+
+def history(path):
+    """What metrics.jsonl of a run directory says."""
+    from runner.metrics import MetricsReader
+
+    reader = MetricsReader()
+    reader.feed((path / "metrics.jsonl").read_bytes())
+    return reader.history()
+
+
+def losses(path):
+    """Step to training loss; of a step trained twice, the later one."""
+    return {point.step: point.loss for point in history(path).train}
