@@ -30,10 +30,10 @@ from runner.autostop import StopRule, StopState, earliest_stop, replay
 POWER_LAW_SHARE = 0.3
 MASS_LATE = 0.83
 MASS_EARLY = 0.82
-BLEND = (0.4, 0.6)
+BLEND = (0.35, 0.55)
 """Between these probabilities of an early stop the two masses are blended."""
 FEW_EVALS = 0.05
-"""Mass added per e-fold that fewer than six evals are known, and taken away beyond, at most 0.035 either way."""
+"""Mass added per e-fold that fewer than six evals are known, at most 0.035; up to 0.015 is taken away beyond."""
 DEFAULT_PATHS = 512
 
 
@@ -160,7 +160,7 @@ def futures_of(
 def interval_mass(p_early: float, k: int) -> float:
     """Mass the shown interval has to hold, from the probability of an early stop and the evals seen."""
     early = min(1.0, max(0.0, (p_early - BLEND[0]) / (BLEND[1] - BLEND[0])))
-    few = FEW_EVALS * min(0.7, max(-0.7, math.log(6 / max(k, 1))))
+    few = FEW_EVALS * min(0.7, max(-0.3, math.log(6 / max(k, 1))))
     return (1 - early) * (MASS_LATE + few) + early * (MASS_EARLY + few) * p_early
 
 

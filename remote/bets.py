@@ -1,12 +1,14 @@
 """Where the shadow bets are kept: one JSON line each in `bets.jsonl` of tunewatch's home, appended, never rewritten.
 
-A line is either a forecast `{"run", "step", "horizon", "p10", "p50", "p90", "p_early"}` or the end of a run
-`{"run", "truth"}`. A line that cannot be read is passed over: a cut write costs one bet, not the file.
+A line is a forecast `{"run", "step", "horizon", "p10", "p50", "p90", "p_early"}`, the end of a run `{"run", "truth"}`,
+or how fast a finished run was `{"recipe", "gpu", "steps_per_s"}`, from which the speed between GPUs learns. A line that
+cannot be read is passed over: a cut write costs one bet, not the file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from estimator.bets import Bet, Calibration, calibration
 from estimator.plateau import StopForecast
+from estimator.speed import OwnRun
 from remote.home import home
 
 NAME = "bets.jsonl"
@@ -26,7 +29,7 @@ class BetBook:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or home() / NAME
-        self._bets = _read(self.path)
+        self._bets, self._rates = _read(self.path)
 
     def place(self, run_id: str, step: int, horizon: int, forecast: StopForecast) -> bool:
         """Keep a forecast; at most one per run and step. Says whether it was new."""
@@ -62,6 +65,17 @@ class BetBook:
             self._bets[i] = replace(self._bets[i], truth=truth)
         return len(unsettled)
 
+    def note_rate(self, recipe: str, gpu: str, steps_per_s: float) -> None:
+        """Remember how fast a finished run of a recipe was on a GPU, by the provider's name for it."""
+        if not (recipe and gpu and math.isfinite(steps_per_s) and steps_per_s > 0):
+            return
+        self._append({"recipe": recipe, "gpu": gpu, "steps_per_s": steps_per_s})
+        self._rates.append(OwnRun(recipe, gpu, steps_per_s))
+
+    def own_runs(self) -> tuple[OwnRun, ...]:
+        """The rates noted so far, for `forecast_run(own_runs=...)`."""
+        return tuple(self._rates)
+
     def of_run(self, run_id: str) -> list[Bet]:
         """The bets of one run, in the order they were placed."""
         return [b for b in self._bets if b.run_id == run_id]
@@ -80,17 +94,23 @@ class BetBook:
             os.close(handle)
 
 
-def _read(path: Path) -> list[Bet]:
+def _read(path: Path) -> tuple[list[Bet], list[OwnRun]]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - KEPT_BYTES))
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
-        return []
+        return [], []
     bets: list[Bet] = []
+    rates: list[OwnRun] = []
     for line in text.splitlines():
         row = _row(line)
         run = row.get("run")
+        if "recipe" in row:
+            try:
+                rates.append(OwnRun(str(row["recipe"]), str(row["gpu"]), float(row["steps_per_s"])))
+            except (KeyError, TypeError, ValueError):
+                continue
         if not isinstance(run, str):
             continue
         truth = row.get("truth")
@@ -102,7 +122,7 @@ def _read(path: Path) -> list[Bet]:
             bets.append(Bet(run, step, horizon, p10, p50, p90, float(row["p_early"])))
         except (KeyError, TypeError, ValueError):
             continue
-    return bets
+    return bets, [r for r in rates if math.isfinite(r.steps_per_s) and r.steps_per_s > 0]
 
 
 def _row(line: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class RunForecast:
             "best_id": self.best_id,
             "rule": None if self.rule is None else self.rule.in_words(),
             "eval_noise_sd": self.noise_sd,
-            "projected": None if self.stop is None else self.stop.to_json(),
+            "projected": None if self.stop is None else {**self.stop.to_json(), "method": self.stop.method},
             "throughput": None
             if thr is None
             else {
@@ -131,9 +131,12 @@ def forecast_run(
     thr = throughput(view) if rate is None else given_rate(rate, view.eval_every)
     stop: StopForecast | None = None
     if view.horizon is not None:
-        if rule is None or scenario or history.ended is not None:
-            end = view.step if history.ended is not None else view.horizon
-            stop = certain(end, n, view.horizon, "ended" if history.ended is not None else "horizon")
+        # a crashed run is forecast as if it were resumed: what it still needs is the question then
+        over = history.ended in ("finished", "stopped")
+        if over:
+            stop = certain(view.step, n, view.horizon, "ended")
+        elif rule is None or scenario:
+            stop = certain(view.horizon, n, view.horizon, "horizon")
         else:
             stop = forecast_stop(view, rule, rng, n=n, widen=widen)
     if here is None and dph is not None:

@@ -12,6 +12,7 @@ from estimator.bets import Bet, calibration
 from estimator.migration import break_even_hours, break_even_time, migration
 from estimator.plateau import certain, forecast_stop
 from estimator.quote import Plan
+from estimator.speed import relative_speed
 from estimator.throughput import given_rate
 from estimator.whatif import eval_noise, false_stop_by_noise, neighbouring_rules, what_if
 from remote.bets import BetBook
@@ -169,6 +170,17 @@ def test_intervals_that_fail_are_widened_gently_and_those_that_always_hold_are_n
     failed = calibration([bet(str(i), 33) for i in range(3)]).widen
     assert 0.1 < failed <= 0.15
     assert calibration([bet(str(i), 15) for i in range(10)]).widen < 0
+
+
+def test_rates_of_finished_runs_are_kept_and_used(tmp_path):
+    book = BetBook(tmp_path / "bets.jsonl")
+    book.note_rate("stage5", "A100 SXM4", 0.35)
+    book.note_rate("stage5", "H100 PCIE", 0.42)
+    book.note_rate("stage5", "H100 PCIE", math.nan)
+    kept = BetBook(tmp_path / "bets.jsonl").own_runs()
+    assert [r.steps_per_s for r in kept] == [0.35, 0.42]
+    ratio = relative_speed(CURRENT, replace(H100, speed=None), own_runs=kept, recipe="stage5")
+    assert ratio.mean == pytest.approx(1.2, rel=0.06)
 
 
 def test_bets_survive_a_restart_and_a_cut_line(tmp_path):

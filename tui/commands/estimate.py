@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,12 @@ from runner.autostop import CountFrom, StopRule
 from runner.errors import NotFoundError, UsageError
 from runner.history import RunHistory
 from tui.commands.common import emit_json, json_option
+
+if TYPE_CHECKING:  # numpy comes with these, and --help has no need of it
+    from estimator.migration import Migration
+    from estimator.offer import Offer
+    from estimator.whatif import RuleOutcome
+    from remote.forecast import RunForecast
 
 
 @click.command(short_help="Finish time and bill per offer.")
@@ -26,6 +33,7 @@ from tui.commands.common import emit_json, json_option
 @click.option("--min-delta", type=click.FloatRange(min=0), help="Auto-stop: the gain that counts.")
 @click.option("--min-steps", type=click.IntRange(min=0), help="Auto-stop: not before this step.")
 @click.option("--count-from", type=click.Choice(["min_steps", "start"]), help="Auto-stop: which evals are judged.")
+@click.option("--what-if", is_flag=True, help="With a target: what other auto-stop rules would do.")
 @json_option
 def command(
     target: str | None,
@@ -40,6 +48,7 @@ def command(
     min_delta: float | None,
     min_steps: int | None,
     count_from: CountFrom | None,
+    what_if: bool,
     as_json: bool,
 ) -> None:
     r"""Say for each offer when the run would be done there and what it would cost.
@@ -64,11 +73,12 @@ def command(
         document: dict[str, Any] = {"quotes": [q.to_json() for q in table.quotes], "stay": None}
     else:
         from remote.bets import BetBook
-        from remote.forecast import forecast_run
+        from remote.forecast import forecast_run, other_rules
 
         box = running_offer(offers, here)
         history = read_history(target)
-        document = forecast_run(
+        book = BetBook()
+        found = forecast_run(
             history,
             asked_rule(history.rule, patience, min_delta, min_steps, count_from),
             offers,
@@ -79,8 +89,13 @@ def command(
             max_steps=steps,
             rate=rate,
             scenario=rate is not None,
-            widen=BetBook().calibration().widen,
-        ).to_json()
+            widen=book.calibration().widen,
+            own_runs=book.own_runs(),
+        )
+        document = found.to_json()
+        document["moves"] = [] if found.stay is None else [m.to_json() for m in moves(found, offers)]
+        document["rules"] = [rule_row(row) for row in other_rules(found)] if what_if else []
+        document["calibration"] = book.calibration().in_words()
         if document["throughput"] is None:
             raise NotFoundError(f"{target} does not tell its speed yet.", hint="Give --rate, or wait for a few steps.")
         if document["projected"] is None:
@@ -90,6 +105,34 @@ def command(
         return
     for line in table_lines(document):
         click.echo(line)
+
+
+def moves(found: RunForecast, offers: Sequence[Offer]) -> list[Migration]:
+    """What moving to each offer would bring; the box the run is on is left out."""
+    from remote.forecast import weigh_move
+
+    here = found.plan.here if found.plan is not None else None
+    weighed = [weigh_move(found, offer) for offer in offers if here is None or offer.id != here.id]
+    return [answer for answer in weighed if answer is not None]
+
+
+def rule_row(row: RuleOutcome) -> dict[str, Any]:
+    """One other rule as JSON."""
+    rule = row.rule
+    return {
+        "rule": {
+            "patience": rule.patience,
+            "min_delta": rule.min_delta,
+            "min_steps": rule.min_steps,
+            "count_from": rule.count_from,
+        },
+        "stop": {"mean": row.stop, "p10": row.p10, "p50": row.p50, "p90": row.p90, "p_early": row.p_early},
+        "best_loss": row.best_loss,
+        "hours": row.hours,
+        "usd": row.usd,
+        "usd_per_0.001": row.usd_per_milli,
+        "p_false_stop": row.p_false_stop,
+    }
 
 
 def read_history(target: str) -> RunHistory:
@@ -150,4 +193,25 @@ def table_lines(document: dict[str, Any]) -> list[str]:
         usd = " / ".join(f"{quote['usd'][k]:.2f}" for k in ("opt", "base", "pess"))
         notes = "; ".join(quote["notes"])
         lines.append(f"{name:>10}  {quote['gpu']:<16} {quote['dph']:>7.4f}  {hours:>21}  {usd:>22}  {notes}".rstrip())
+    projected = document.get("projected")
+    if projected and projected["method"] in ("ended", "stopped"):
+        lines += ["", f"The run has ended at step {projected['p50']}."]
+    elif projected and projected["method"] == "horizon":
+        lines += [
+            "",
+            f"No auto-stop rule is known: counted to step {projected['p50']}. Give --patience to forecast one.",
+        ]
+    elif projected:
+        span = f"{projected['p50']} (80 %: {projected['p10']} to {projected['p90']})"
+        lines += ["", f"Expected stop: step {span}, early with probability {projected['p_early']:.0%}."]
+    best = max(document.get("moves") or [], key=lambda m: float(m["mean_saves_usd"]), default=None)
+    if best:
+        lines.append(f"Best move for money, {best['offer_id']}: {best['why']}")
+    for row in document.get("rules") or []:
+        rule = row["rule"]
+        lines.append(
+            f"  patience {rule['patience']:>2}, min_delta {rule['min_delta']:g}, min_steps {rule['min_steps']:>5}: "
+            f"stop {row['stop']['p50']:>6}, ${row['usd']:.2f}, best loss {row['best_loss']:.4f}, "
+            f"false stop {row['p_false_stop']:.0%}"
+        )
     return lines
