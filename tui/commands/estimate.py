@@ -199,7 +199,7 @@ def table_lines(document: dict[str, Any]) -> list[str]:
     elif projected and projected["method"] == "horizon":
         lines += [
             "",
-            f"No auto-stop rule is known: counted to step {projected['p50']}. Give --patience to forecast one.",
+            f"No auto-stop rule is known: counted to step {projected['p50']} (--patience gives one).",
         ]
     elif projected:
         span = f"{projected['p50']} (80 %: {projected['p10']} to {projected['p90']})"
