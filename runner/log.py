@@ -89,8 +89,10 @@ class _Reader:
         self._next_reading = 0
         """The step from which on the bar's clock is worth keeping."""
         self._kept_clock = b""
-        self._calm = False
-        """Nothing waits for the next training frame: it only has to be counted."""
+        self._simple = False
+        """A frame of the training bar that does not go back can only mean progress: nothing else has to be weighed."""
+        self._writing = False
+        """Bars were cleared to write above them and the training bar is not drawn again yet."""
         self._last = _FEED
         self._held: _Held | None = None
         self._nested_open = False
@@ -114,21 +116,23 @@ class _Reader:
 
     def frame(self, n: bytes, total: bytes, elapsed: bytes, rest: bytes) -> None:
         """Take a bar without description; the hot path of a long log."""
-        if self._calm and total == self._total:
+        if self._simple and total == self._total:
             step = int(n)
             if step >= self._n:
                 self._n = step
-                self._undo = None
                 self._elapsed = elapsed
+                self._last = _FRAME
                 if step >= self._next_reading:
                     self._read_clock(step)
-                self._last = _FRAME
+                if self._writing:
+                    self._redrawn(step)
                 return
         self._frame(_Held(int(n), int(total), elapsed, rest), total)
 
     def _frame(self, bar: _Held, total: bytes) -> None:
         lower = self._last in (_NAKED, _BELOW, _FEED)
-        self._release(nested=False)
+        if self._held is not None:
+            self._release(nested=False)
         process = self.process
         if bar.total == 0:
             return
@@ -147,7 +151,7 @@ class _Reader:
 
     def _hold(self, bar: _Held) -> None:
         self._held = bar
-        self._calm = False
+        self._simple = False
         self._last = _FRAME
 
     def _release(self, *, nested: bool) -> None:
@@ -188,7 +192,8 @@ class _Reader:
         if bar.n == 0 or bar.rest.startswith(b"?"):
             self._nested_open = True
         self._last = _INSIDE
-        self._calm = False
+        if process.total in self._nested_totals:
+            self._simple = False
 
     def _begin(self, bar: _Held) -> None:
         """Begin a process with its first frame."""
@@ -198,6 +203,7 @@ class _Reader:
         else:
             if old is not None:
                 self._sync()
+                old.elapsed = max(old.elapsed, seconds(self._elapsed))
                 old.close()
                 if not old.confirmed and not old.evals and not len(old.train) and not old.waiting:
                     self.processes.remove(old)
@@ -209,7 +215,7 @@ class _Reader:
                 self.process.resumed = True if self._hint else None
                 self._forget_crash()
         self._hint = False
-        self._nested_open = False
+        self._nested_open = self._writing = False
         self._orphan = None
         self._saving = None
         self._total = str(bar.total).encode()
@@ -222,6 +228,7 @@ class _Reader:
     def _accept(self, bar: _Held) -> None:
         """Take a frame of the training bar."""
         process = self._process()
+        self._simple = False
         self._undo = _Undo(self._n, self._elapsed, process.first_n, len(process.frames))
         if self.crashed:
             if self._frames_after_crash and bar.n > self._n:
@@ -240,20 +247,21 @@ class _Reader:
             process.first_rate = _rate(bar)
             if bar.n == 1 and process.from_zero and process.resumed is None:
                 process.resumed = False
-        if process.event is not None:
-            process.redraw(bar.n)
-            self._nested_open = False
+        if self._writing:
+            self._redrawn(bar.n)
         if self._orphan is not None:
             if self._last in (_FEED, _RECORD):
                 self._orphan.followed_by = bar.n
             self._orphan = None
         self._last = _FRAME
-        self._calm = (
-            not self.crashed
-            and process.first_n is not None
-            and self._saving is None
-            and process.total not in self._nested_totals
+        self._simple = (
+            bar.n > 0 and not self.crashed and self._saving is None and process.total not in self._nested_totals
         )
+
+    def _redrawn(self, step: int) -> None:
+        """Take the training frame that follows a clear."""
+        self._writing = self._nested_open = False
+        self._process().redraw(step)
 
     def _read_clock(self, step: int) -> None:
         """Keep a reading of the bar's clock, where it went on since the last one kept."""
@@ -283,7 +291,8 @@ class _Reader:
 
     def clear(self) -> None:
         """Take bars that were cleared: something is being written above them."""
-        self._release(nested=False)
+        if self._held is not None:
+            self._release(nested=False)
         process = self.process
         if self._last == _BELOW and not self._moves:
             self._last = _TEXT  # cursor movements were stripped from this log: it is only the end of a bar inside
@@ -293,15 +302,15 @@ class _Reader:
                 process.close_block()
             self._sync()
             process.clear(self._nested_open)
-            self._calm = False
+            self._writing = True
         self._last = _CLEAR
 
     def newline(self) -> None:
         """Take a line feed."""
         if self._held is not None:
             self._release(nested=False)
-        self._last = {_FRAME: _NAKED, _INSIDE: _BELOW}.get(self._last, _FEED)
-        self._calm = False
+        last = self._last
+        self._last = _NAKED if last == _FRAME else _BELOW if last == _INSIDE else _FEED
 
     def up(self) -> None:
         """Take a move up: a frame right before it was a bar inside another."""
@@ -338,15 +347,17 @@ class _Reader:
 
     def other_bar(self, description: bytes) -> None:
         """Take a bar with a description."""
-        self._release(nested=False)
+        if self._held is not None:
+            self._release(nested=False)
         if self._saving is None and self.process is not None and description.startswith(b"Writing model shards"):
             self._saving = (self._n, seconds(self._elapsed))
-            self._calm = False
+            self._simple = False
         self._last = _TEXT
 
     def record(self, raw: bytes) -> None:
         """Take a dict that stands alone."""
-        self._release(nested=False)
+        if self._held is not None:
+            self._release(nested=False)
         record = Record(raw)
         if not record.is_trainers:
             self.text(raw)
@@ -363,7 +374,7 @@ class _Reader:
             process.total = said[1]
         if entry.step is None and process.event is None and not process.block:
             self._orphan = entry
-            self._calm = False
+            self._simple = False
 
     def _process_for(self, record: Record) -> Process:
         """The process that a dict line belongs to; where there are no bars, an epoch that goes back begins one."""
@@ -399,7 +410,8 @@ class _Reader:
 
     def text(self, line: bytes) -> None:
         """Take a piece of text that is neither bar nor dict."""
-        self._release(nested=False)
+        if self._held is not None:
+            self._release(nested=False)
         self._last = _TEXT
         self._lines += 1
         process = self.process
@@ -430,7 +442,7 @@ class _Reader:
     def _crash(self) -> None:
         self.crashed = True
         self._frames_after_crash = 0
-        self._calm = False
+        self._simple = False
 
     def _forget_crash(self) -> None:
         self.crashed, self.death = False, ""
@@ -447,11 +459,12 @@ class _Reader:
         """Give the process the step that the hot path keeps to itself."""
         if self.process is not None and self._n >= 0 and self.process.total is not None:
             self.process.n = self._n
-            self.process.elapsed = max(self.process.elapsed, seconds(self._elapsed))
 
     def now(self) -> Reading:
         """What is known at this moment, without changing anything by looking."""
         self._sync()
+        if self.process is not None:
+            self.process.elapsed = max(self.process.elapsed, seconds(self._elapsed))
         return Reading(
             processes=self.processes,
             crashed=self.crashed,
@@ -465,10 +478,13 @@ class _Reader:
 def seconds(elapsed: bytes) -> float:
     """`[N days, ][H:]MM:SS` in seconds; 0 for what is no time."""
     days, comma, clock = elapsed.rpartition(b", ")
-    total = 0.0
-    for part in clock.split(b":"):
-        total = total * 60 + (int(part) if part.isdigit() else 0)
-    return total + (86400 * int(days.split()[0]) if comma and days.split()[0].isdigit() else 0)
+    total = 0
+    try:
+        for part in clock.split(b":"):
+            total = total * 60 + int(part)
+        return float(total + (86400 * int(days.split()[0]) if comma else 0))
+    except ValueError:
+        return 0.0
 
 
 def _rate(bar: _Held) -> float | None:

@@ -99,8 +99,8 @@ class Process:
         """Evaluations whose text never came, because the process died with it."""
         self.block: list[Entry] = []
         """Lines of a first flush that cannot be paired before it ends (see `close_block`)."""
-        self._scale: list[tuple[int, float, float]] = []
-        """`(step, epoch, slack)` of the first and the newest lines whose step is proved."""
+        self._scale: list[tuple[int, float, Record]] = []
+        """`(step, epoch, line)` of the first and the newest lines whose step is proved."""
 
     # --- write events ---
 
@@ -221,7 +221,7 @@ class Process:
         if epoch is not None and proved is not None and math.isfinite(epoch):
             if len(self._scale) >= 8:
                 del self._scale[2]
-            self._scale.append((proved, epoch, entry.record.epoch_slack()))
+            self._scale.append((proved, epoch, entry.record))
         if self.waiting and entry is self.waiting[0]:
             self._keep(self.waiting.pop(0))
         elif entry in self.waiting:
@@ -242,7 +242,9 @@ class Process:
 
     def steps_per_epoch(self) -> float | None:
         """As the proved lines say it; None without one."""
-        best = max((s for s in self._scale if s[1] > 0), key=lambda s: s[1] / max(s[2], 1e-12), default=None)
+        best = max(
+            (s for s in self._scale if s[1] > 0), key=lambda s: s[1] / max(s[2].epoch_slack(), 1e-12), default=None
+        )
         return best[0] / best[1] if best else None
 
     def _fits(self, step: int | None, epoch: float, slack: float) -> bool:
@@ -252,7 +254,7 @@ class Process:
             return True
         near = min(self._scale, key=lambda s: abs(s[1] - epoch))
         want = near[0] + (epoch - near[1]) * scale
-        return abs(step - want) <= 1 + (slack + near[2]) * scale + 0.02 * abs(want - near[0])
+        return abs(step - want) <= 1 + (slack + near[2].epoch_slack()) * scale + 0.02 * abs(want - near[0])
 
     def infer(self, entry: Entry) -> int | None:
         """The step of a line whose event is not in the log; None unless only one step is possible."""
@@ -274,7 +276,7 @@ class Process:
             return None
         near = min(self._scale, key=lambda s: abs(s[1] - epoch))
         middle = near[0] + (epoch - near[1]) * scale
-        width = (slack + near[2]) * scale + 0.005 * abs(middle - near[0])
+        width = (slack + near[2].epoch_slack()) * scale + 0.005 * abs(middle - near[0])
         low, high = math.ceil(middle - width - 1e-6), math.floor(middle + width + 1e-6)
         if entry.seen_at is not None and self.direct is True:
             low = max(low, entry.seen_at)

@@ -30,7 +30,7 @@ _FRAME = re.compile(
 )
 _OTHER_BAR = re.compile(rb"([^|\r\n]{1,200}?): +\d{1,3}%\|")
 _DICT = re.compile(
-    rb"""\{(?=['"])(?:[^{}'"\\]|'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|\\.|\{[^{}]{0,2000}\})*+\}""", re.DOTALL
+    rb"""\{(?=['"])(?:[^{}'"\\]++|'(?:[^'\\]++|\\.)*+'|"(?:[^"\\]++|\\.)*+"|\\.|\{[^{}]{0,2000}\})*+\}""", re.DOTALL
 )
 _ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\^_=>])")
 _LEADING = re.compile(rb"(?:\x1b\[[0-9;?]*[@-~]|[ \x00])*+")
@@ -104,19 +104,24 @@ class Scanner:
     def _many(self, data: bytes, first: int, last: int) -> None:
         """Report the complete segments between two delimiters; the hot loop."""
         frame, newline = self._sink.frame, self._sink.newline
-        begin, here, framed = first, first, False
+        begin, here, framed, drawn = first, first, False, self._drawn_after
         for found in _SEGMENT.finditer(data, first, last):
-            start = found.start()
+            start, end = found.span()
+            opening = data[start]
             if start != here:
-                self._gap(data[here:start], framed, data[begin], data[start], _NOTHING)
-            if data[start] == _LF:
+                self._drawn_after = drawn
+                self._gap(data[here:start], framed, data[begin], opening, _NOTHING)
+                drawn = self._drawn_after
+            if opening == _LF:
                 newline()
             n, total, elapsed, rest = found.groups()
-            framed = n is not None
-            if framed:
-                self._drawn_after = data[start]
+            if n is None:
+                framed = False
+            else:
+                framed, drawn = True, opening
                 frame(n, total, elapsed, rest)
-            begin, here = start, found.end()
+            begin, here = start, end
+        self._drawn_after = drawn
         if here != last:
             self._gap(data[here:last], framed, data[begin], data[last], _NOTHING)
 
@@ -183,6 +188,12 @@ class Scanner:
     def _gap(self, text: bytes, framed: bool, opening: int, closing: int, told: int) -> None:
         """Report the text between a delimiter (or the frame after it) and the next delimiter."""
         text = text[:LIMIT]
+        if not framed and text[0] == _BRACE and told == _NOTHING:  # the common case of the general one below
+            record = _DICT.match(text)
+            if record is not None and record.end() == len(text) and b"\x1b" not in text:
+                self._half = b""
+                self._sink.record(text)
+                return
         if not framed and not text.strip(b" "):
             if (opening == _CR and closing == _CR) or (len(text) >= 20 and self._drawn_after == _LF):
                 self._sink.clear()
@@ -196,7 +207,7 @@ class Scanner:
             ups_after = len(_UP.findall(text, at))
             text = _ESCAPE.sub(b"", text[at:])
         text = text.rstrip(b" \x00")
-        if not framed:
+        if not framed and text[:1] != b"{":
             other = _FRAME.match(text.lstrip(b" \x00"))
             if other is not None:
                 if told < _OTHER:
@@ -210,7 +221,7 @@ class Scanner:
     def _words(self, line: bytes, told: int) -> None:
         """Report text that is no frame: a dict, a piece of one, a bar with a description, or words."""
         text = line.lstrip(b" \x00")
-        label = _LABEL.match(text)
+        label = None if text[:1] == b"{" else _LABEL.match(text)
         begin = label.end() if label else 0
         if text.startswith((b"{'", b'{"'), begin):
             record = _DICT.match(text, begin)
@@ -243,7 +254,7 @@ class Scanner:
             self._sink.up()
 
 
-_CR, _LF = 13, 10
+_CR, _LF, _BRACE = b"\r\n{"
 _NOTHING, _NEWLINE, _FRAMED, _LEAD, _OTHER, _RECORDED = range(6)
 """What of a segment was reported, in the order of its parts."""
 

@@ -22,13 +22,20 @@ _STEP_OF = re.compile(rb"(\d{1,12})/(\d{1,12})")
 class Record:
     """One dict line of the Trainer: keys to printed values, as bytes."""
 
-    __slots__ = ("epoch", "quoted", "values")
+    __slots__ = ("epoch", "is_end", "is_eval", "quoted", "values")
+
+    values: dict[bytes, bytes]
 
     def __init__(self, raw: bytes) -> None:
         self.values = {key: single or double or bare for key, single, double, bare in _PAIR.findall(raw)}
         self.quoted = b"epoch': '" in raw
         self.epoch = to_number(self.values.get(b"epoch"))
         """Epochs done; None in a dict that the Trainer did not write."""
+        is_loss = b"loss" in self.values
+        self.is_end = not is_loss and b"train_loss" in self.values
+        """Whether it closes the training; `train_runtime` alone does not (token counting puts it in every line)."""
+        self.is_eval = not is_loss and not self.is_end and any(k.startswith(b"eval_") for k in self.values)
+        """Whether an evaluation wrote it."""
 
     def number(self, key: bytes) -> float | None:
         """The value of a key, None when it is absent or no number."""
@@ -45,20 +52,10 @@ class Record:
             return False
         return all(to_number(self.values[k]) is not None for k in _LOSSES if k in self.values)
 
-    @property
-    def is_end(self) -> bool:
-        """Whether it closes the training; `train_runtime` alone does not (token counting puts it in every line)."""
-        return b"train_loss" in self.values and b"loss" not in self.values
-
-    @property
-    def is_eval(self) -> bool:
-        """Whether an evaluation wrote it."""
-        if b"loss" in self.values:
-            return False
-        return any(k.startswith(b"eval_") for k in self.values) and not self.is_end
-
     def step(self) -> tuple[int, int | None] | None:
         """`(step, max_steps)` where the line itself says it, as some forks do; None otherwise."""
+        if b"global_step" not in self.values and b"global_step/max_steps" not in self.values:
+            return None
         both = _STEP_OF.fullmatch(self.values.get(b"global_step/max_steps", b""))
         if both:
             return int(both.group(1)), int(both.group(2))
