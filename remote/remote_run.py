@@ -27,6 +27,7 @@ from remote.known import KnownRun, note_run
 from remote.settings import Settings, load_settings
 from remote.ship import work_tree
 from remote.ssh_auth import AskPassphrase
+from remote.stop import life_of
 from remote.target import Target, parse_host
 from remote.transport import Transport
 from runner import rundir
@@ -150,10 +151,11 @@ def start_run(
             say(_set_up(transport, box, recipe, run_dir))
     session = "tw-" + name.replace("/", "-").replace(".", "-")
     with phases.step("start") as say:
-        _launch(transport, box, run_dir, session if box.tmux else None)
-        status = _await_start(transport, run_dir)
+        before = _status(transport, run_dir)
+        opened = _launch(transport, run_dir, session if box.tmux else None)
+        status = _await_start(transport, run_dir, before)
         say(f"pid {status.pid}")
-    attach = _attach(target, session) if box.tmux else None
+    attach = _attach(target, opened) if opened else None
     where = Target(target.kind, run_dir, target.host, target.user, target.port, target.instance_id)
     note_run(KnownRun(name, str(where), recipe.name, target.instance_id, attach=attach), home)
     result = DeedResult(True, "running", name, target.instance_id, tuple(phases.steps))
@@ -165,6 +167,10 @@ def _make_run_dir(host: Transport, box: Box, order: Order, recipe: Recipe) -> tu
     if order.name is not None:
         run_dir = f"{box.root}/runs/{order.name}"
         host.run(f"mkdir -p {shlex.quote(run_dir)}")
+        status = _status(host, run_dir)
+        if status is not None and life_of(host, status).trainer:
+            # looked for before anything of the living run is overwritten; the lock decides between two that race
+            raise RefusedError(f"A trainer is already running on {order.name} (pid {status.pid}).", exists=run_dir)
         return order.name, run_dir
     moment = time.time()
     for _ in range(60):
@@ -261,28 +267,39 @@ def _set_up(host: Transport, box: Box, recipe: Recipe, run_dir: str) -> str:
     return shlex.join(recipe.foreign.setup)
 
 
-def _launch(host: Transport, box: Box, run_dir: str, session: str | None) -> None:
+def _launch(host: Transport, run_dir: str, session: str | None) -> str | None:
+    """Start pane.sh, in tmux where there is one; returns the name of its session."""
     q = shlex.quote
     pane = f"{run_dir}/pane.sh"
     if session is None:
         answer = host.run(f"(sh {q(pane)} </dev/null >/dev/null 2>&1 &)")
     else:
         # a login that tmux started itself has TMUX set, and tmux would refuse to nest
-        answer = host.run(f"unset TMUX; tmux new-session -d -s {q(session)} -x 200 -y 50 sh {q(pane)}")
+        # an earlier window of the same run may still be there; whether a trainer is, the supervisor knows
+        answer = host.run(
+            f'unset TMUX; s={q(session)}; n=1; while tmux has-session -t "=$s" 2>/dev/null; do n=$((n+1)); '
+            f's={q(session)}-$n; done; tmux new-session -d -s "$s" -x 200 -y 50 sh {q(pane)} && echo "$s"'
+        )
     if answer.rc != 0:
         raise RefusedError(f"The run could not be started on {host.name}: {answer.complaint or answer.rc}.")
+    return answer.text or None
 
 
-def _await_start(host: Transport, run_dir: str) -> rundir.Status:
-    """Wait until the supervisor has a trainer, or has given up."""
+def _status(host: Transport, run_dir: str) -> rundir.Status | None:
+    try:
+        return rundir.read_status(host.read_from(f"{run_dir}/{rundir.STATUS}", 0, limit=1 << 16).data)
+    except NotFoundError:
+        return None
+
+
+def _await_start(host: Transport, run_dir: str, before: rundir.Status | None) -> rundir.Status:
+    """Wait until the new supervisor has a trainer, or has given up. `before` is the status an earlier one left."""
     until = time.monotonic() + _START_S
+    old = None if before is None else (before.supervisor_pid, before.pid, before.start_ticks)
     while True:
-        status = None
-        try:
-            status = rundir.read_status(host.read_from(f"{run_dir}/{rundir.STATUS}", 0, limit=1 << 16).data)
-        except NotFoundError:
-            status = None
-        if status is not None and (status.pid is not None or status.ended):
+        status = _status(host, run_dir)
+        new = status is not None and (status.supervisor_pid, status.pid, status.start_ticks) != old
+        if status is not None and new and (status.pid is not None or status.ended):
             return status
         gone = host.run(f"cat {shlex.quote(run_dir)}/supervise.rc 2>/dev/null").text
         if gone or time.monotonic() > until:

@@ -33,7 +33,7 @@ _MARGIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Life:
+class Life:
     """Who lives on a run directory."""
 
     trainer: bool
@@ -69,7 +69,7 @@ def stop_run(
         run_dir = os.path.abspath(run_dir)  # noqa: PTH100 - a transport takes texts
     with phases.step("look") as say:
         status = _status(host, run_dir)
-        life = _life(host, status)
+        life = life_of(host, status)
         say(f"{status.state}, step {status.step if status.step is not None else 'unknown'}")
     if status.ended or not life.trainer:
         return _result(phases, name, instance_id, status, life)
@@ -105,7 +105,7 @@ def _status(host: Transport, run_dir: str) -> Status:
     return status
 
 
-def _life(host: Transport, status: Status) -> _Life:
+def life_of(host: Transport, status: Status) -> Life:
     """Look at both processes in one question."""
     pids = (status.pid or 0, status.supervisor_pid or 0)
     answer = host.run(
@@ -117,8 +117,8 @@ def _life(host: Transport, status: Status) -> _Life:
     if not boot:
         # no /proc (macOS): the number is all there is
         alive = [bool(pid) and host.run(f"kill -0 {pid}").rc == 0 for pid in pids]
-        return _Life(alive[0], alive[1])
-    return _Life(
+        return Life(alive[0], alive[1])
+    return Life(
         bool(status.pid) and judge_alive(trainer, boot, start_ticks=status.start_ticks, boot_id=status.boot_id),
         "supervise" in words and judge_alive(supervisor, boot, start_ticks=None, boot_id=status.boot_id),
     )
@@ -144,34 +144,34 @@ def _patience(host: Transport, run_dir: str) -> float:
     return grace + _MARGIN_S
 
 
-def _await_end(host: Transport, run_dir: str, seconds: float) -> tuple[Status, _Life]:
+def _await_end(host: Transport, run_dir: str, seconds: float) -> tuple[Status, Life]:
     """Poll until the run has ended; a link that breaks meanwhile is built anew, for as long as there is time."""
     until = time.monotonic() + seconds
     while True:
         try:
             status = _status(host, run_dir)
             if status.ended:
-                return status, _Life(False, False)
-            life = _life(host, status)
+                return status, Life(False, False)
+            life = life_of(host, status)
             if not life.trainer and not life.supervisor:
                 # the last status may have been written between the two looks
                 return _status(host, run_dir), life
         except UnreachableError:
             if time.monotonic() >= until:
                 raise
-            life = _Life(True, True)
+            life = Life(True, True)
         if time.monotonic() >= until:
             return status, life
         time.sleep(0.2)
 
 
-def _ending(status: Status, life: _Life) -> str:
+def _ending(status: Status, life: Life) -> str:
     if status.ended:
         return f"{status.reason}, exit status {status.rc}"
     return "still alive" if life.trainer else "gone; its exit status is lost"
 
 
-def _result(phases: Phases, name: str, instance_id: int | None, status: Status, life: _Life) -> DeedResult:
+def _result(phases: Phases, name: str, instance_id: int | None, status: Status, life: Life) -> DeedResult:
     ended = status.ended or not life.trainer
     with phases.step("how it ended") as say:
         say(_ending(status, life))

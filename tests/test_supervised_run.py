@@ -1,0 +1,402 @@
+"""A run on an SSH host: started, watched, orphaned, killed at random and stopped; never two trainers or a false word.
+
+The hosts are real sshd processes with a home of their own, tmux is real, the trainer is a small script that logs like
+the Trainer and saves on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from remote.bootstrap import Box, Phases, prepare
+from remote.feed import FeedState, RunFeed
+from remote.remote_run import Order, StartedRun, resolve_order, run_on_host, start_run
+from remote.settings import Settings
+from remote.ship import our_code
+from remote.ssh import SshTransport
+from remote.stop import stop_run, stop_target
+from remote.target import parse_host
+from runner.errors import RefusedError
+from runner.rundir import Status, read_status
+from tests.support.sshd import Sshd
+from tests.support.trainers import foreign_project
+
+SECRET = "hf_not_a_real_token_but_secret"
+
+
+class Lab:
+    """A box with a transport, ready for foreign recipes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.box = Sshd(folder / "box").start()
+        self.host: SshTransport = self.box.connect(self.state)
+        self.recipe = foreign_project(folder / "project")
+        self.ready: Box = prepare(self.host, needs="command")
+
+    def start(self, **more: object) -> StartedRun:
+        order = Order(str(self.recipe), **more)  # type: ignore[arg-type]
+        return start_run(
+            self.host, self.ready, order, resolve_order(order, {}), target=parse_host("box"), home=self.state,
+            grace_s=5, environment={"HF_TOKEN": SECRET},
+        )  # fmt: skip
+
+    def status(self, run: StartedRun) -> Status:
+        status = read_status(Path(run.run_dir) / "status.json")
+        assert status is not None
+        return status
+
+    def feed(self, run: StartedRun) -> RunFeed:
+        return RunFeed(run.name, home=self.state, connect=lambda _: self.box.connect(self.state))
+
+    def trainers(self) -> list[int]:
+        """Living trainer processes on the box, zombies left out."""
+        return [pid for pid in self.box.processes("train.py") if b"supervise" not in cmdline(pid) and running(pid)]
+
+    def close(self) -> None:
+        self.host.close()
+        self.box.close()
+
+
+def cmdline(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def running(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("lab"))
+    yield made
+    made.close()
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.02)
+
+
+def tick_until(feed: RunFeed, wanted: Callable[[FeedState], bool], seconds: float = 30.0) -> FeedState:
+    until = time.monotonic() + seconds
+    while True:
+        state = feed.tick()
+        if wanted(state):
+            return state
+        assert time.monotonic() < until, (state.state, state.reason, state.link, state.problem)
+        time.sleep(0.02)
+
+
+def test_a_foreign_recipe_runs_watched_and_stops_with_its_checkpoint(lab: Lab) -> None:
+    run = lab.start()
+    feed = lab.feed(run)
+    state = tick_until(feed, lambda s: len(s.history.train) > 3 and s.status is not None)
+    assert state.run_dir
+    assert state.state in ("running", "starting")
+    assert run.attach == f"ssh -t box tmux attach -t tw-{run.name.replace('/', '-')}"
+    result = stop_run(lab.host, run.run_dir, name=run.name)
+    assert (result.ok, result.state) == (True, "stopped")
+    assert result.steps[-1].detail.endswith("exit status 11")
+    ended = tick_until(feed, lambda s: s.state == "stopped")
+    assert ended.status is not None
+    assert ended.status.rc == 11
+    saved = list((Path(run.run_dir) / "work/checkpoints").iterdir())
+    assert len(saved) == 1
+    feed.close()
+    assert lab.trainers() == []
+
+
+def test_nothing_in_the_work_tree_is_changed_and_its_own_names_win(lab: Lab) -> None:
+    """The tree has a module called `runner` that must not stand in the supervisor's way, nor ours in the trainer's."""
+    before = {p.name: p.read_bytes() for p in lab.recipe.parent.iterdir()}
+    run = lab.start()
+    wait_for(lambda: b"loss" in (Path(run.run_dir) / "log.txt").read_bytes())
+    work = Path(run.run_dir) / "work"
+    assert {p.name: p.read_bytes() for p in work.iterdir() if p.is_file()} == before
+    stop_run(lab.host, run.run_dir, name=run.name)
+    assert {p.name: p.read_bytes() for p in lab.recipe.parent.iterdir()} == before
+
+
+def test_everything_of_ours_lies_under_one_folder_and_is_shipped_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lab.start()
+    stop_run(lab.host, run.run_dir, name=run.name)
+    assert sorted(p.name for p in lab.box.home.iterdir()) == [".ssh", "tunewatch"]
+    assert sorted(p.name for p in (lab.box.home / "tunewatch").iterdir()) == ["code", "runs", "venv"]
+    parcel = our_code()
+    monkeypatch.setattr("remote.bootstrap.our_code", lambda: parcel)
+    told: list[str] = []
+    for _ in range(2):
+        phases = Phases(lambda step: told.append(step.detail) if step.name == "ship our code" and step.ok else None)
+        ready = prepare(lab.host, needs="command", phases=phases)
+        assert ready.code == f"{lab.box.home}/tunewatch/code/{parcel.name}"
+        assert set(ready.seconds) == {"look at the box", "ship our code", "environment"}
+    assert told[1] == f"{parcel.name} was there"
+
+
+def test_the_environment_sees_the_torch_of_the_box_and_installs_none(lab: Lab) -> None:
+    import importlib.metadata
+
+    ready = prepare(lab.host)
+    assert ready.torch == importlib.metadata.version("torch")
+    asked = lab.host.run(f"{ready.python} -c 'import transformers, torch; print(torch.__file__)'", timeout=120)
+    assert asked.rc == 0, asked.complaint
+    assert "tunewatch/venv" not in asked.text
+
+
+def test_a_secret_is_in_the_environment_and_nowhere_else(lab: Lab) -> None:
+    run = lab.start()
+    trainer = lab.status(run).pid
+    assert SECRET.encode() in Path(f"/proc/{trainer}/environ").read_bytes()
+    for pid in lab.box.processes():
+        assert SECRET.encode() not in cmdline(pid)
+    for path in Path(run.run_dir).rglob("*"):
+        if path.is_file() and SECRET.encode() in path.read_bytes():
+            assert path.name == "secrets"
+            assert path.stat().st_mode & 0o777 == 0o600
+    assert SECRET not in (lab.state / "runs.json").read_text()
+    stop_run(lab.host, run.run_dir, name=run.name)
+
+
+def test_a_second_start_on_the_same_run_is_refused(lab: Lab) -> None:
+    run = lab.start()
+    with pytest.raises(RefusedError, match=r"supervisor|trainer"):
+        lab.start(name=run.name)
+    assert len(lab.trainers()) == 1
+    stop_run(lab.host, run.run_dir, name=run.name)
+
+
+def test_a_stopped_run_resumes_from_the_checkpoint_that_is_named(lab: Lab) -> None:
+    run = lab.start()
+    wait_for(lambda: b"'loss'" in (Path(run.run_dir) / "log.txt").read_bytes())
+    stop_run(lab.host, run.run_dir, name=run.name)
+    (saved,) = (Path(run.run_dir) / "work/checkpoints").iterdir()
+    again = lab.start(name=run.name, resume=str(saved))
+    assert again.run_dir == run.run_dir
+    first = int(saved.name.rpartition("-")[2]) + 1
+    wait_for(lambda: f"{first}/100000".encode() in (Path(run.run_dir) / "log.txt").read_bytes())
+    stop_run(lab.host, run.run_dir, name=run.name)
+
+
+def test_a_trainer_that_does_not_listen_is_killed_after_its_grace(lab: Lab, tmp_path: Path) -> None:
+    script = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(600)\n"
+    deaf = foreign_project(tmp_path, script=script)
+    order = Order(str(deaf))
+    run = start_run(
+        lab.host, lab.ready, order, resolve_order(order, {}), target=parse_host("box"), home=lab.state, grace_s=1
+    )
+    wait_for(lambda: b"deaf" in (Path(run.run_dir) / "log.txt").read_bytes())
+    result = stop_run(lab.host, run.run_dir, name=run.name)
+    assert result.state == "stopped"
+    assert "exit status 137" in result.steps[-1].detail
+
+
+def test_an_orphaned_trainer_is_told_apart_and_can_still_be_stopped(lab: Lab) -> None:
+    """The supervisor was killed: the run is not called dead, and its end is known again through a new supervisor."""
+    run = lab.start()
+    feed = lab.feed(run)
+    tick_until(feed, lambda s: s.status is not None and len(s.history.train) > 1)
+    os.kill(lab.status(run).supervisor_pid or 0, signal.SIGKILL)
+    state = tick_until(feed, lambda s: any("supervisor" in w for w in s.warnings), 40)
+    assert state.state in ("running", "starting")
+    result = stop_run(lab.host, run.run_dir, name=run.name)
+    assert result.state == "stopped"
+    assert lab.trainers() == []
+    feed.close()
+
+
+def test_f4b_a_frozen_trainer_is_not_called_dead(lab: Lab) -> None:
+    run = lab.start()
+    feed = lab.feed(run)
+    tick_until(feed, lambda s: s.status is not None and len(s.history.train) > 1)
+    pid = lab.status(run).pid or 0
+    os.killpg(pid, signal.SIGSTOP)
+    beat = lab.status(run).seq
+    wait_for(lambda: lab.status(run).seq >= beat + 3)
+    state = feed.tick()
+    assert state.state in ("running", "silent", "starting")
+    os.killpg(pid, signal.SIGCONT)
+    seen = len(state.history.train)
+    tick_until(feed, lambda s: len(s.history.train) > seen)
+    stop_run(lab.host, run.run_dir, name=run.name)
+    feed.close()
+
+
+def test_f5_tmux_and_ssh_may_die_and_the_run_goes_on(lab: Lab) -> None:
+    run = lab.start()
+    before = lab.status(run)
+    for pid in [*lab.box.processes("tmux"), *lab.box.session_pids()]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: lab.status(run).seq >= before.seq + 2)
+    assert lab.trainers() == [before.pid]
+    feed = lab.feed(run)
+    assert tick_until(feed, lambda s: len(s.history.train) > 3).state in ("running", "starting")
+    feed.close()
+    assert stop_run(lab.host, run.run_dir, name=run.name).steps[-1].detail.endswith("exit status 11")
+
+
+VICTIMS = ("sshd", "supervisor", "trainer", "tmux", "supervisor and trainer", "everything")
+
+
+def kill_at_random(lab: Lab, rng: random.Random, victim: str) -> str:
+    """One round of F5: start, kill at a random moment, look, try to start a second one, stop. Returns how it ended."""
+    run = lab.start()
+    status = lab.status(run)
+    time.sleep(rng.uniform(0, 0.6))
+    targets: list[int] = []
+    if victim in ("sshd", "everything"):
+        targets += lab.box.session_pids()
+    if victim in ("tmux", "everything"):
+        targets += lab.box.processes("tmux")
+    if "supervisor" in victim or victim == "everything":
+        targets.append(status.supervisor_pid or 0)
+    if "trainer" in victim or victim == "everything":
+        targets.append(status.pid or 0)
+    for pid in targets:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    dead = "trainer" in victim or victim == "everything"
+    if victim == "trainer":
+        wait_for(lambda: lab.status(run).ended)
+        assert (lab.status(run).rc, lab.status(run).signal) == (137, 9)
+    wait_for(lambda: len(lab.trainers()) == (0 if dead else 1))
+    feed = lab.feed(run)
+    state = tick_until(feed, lambda s: s.link.word == "live" and (not dead or s.state == "crashed"))
+    assert state.state == "crashed" if dead else state.state in ("running", "starting", "silent"), state.reason
+    feed.close()
+    if not dead:
+        with pytest.raises(RefusedError):
+            lab.start(name=run.name)
+        assert len(lab.trainers()) == 1
+    result = stop_run(lab.host, run.run_dir, name=run.name)
+    assert result.ok
+    assert lab.trainers() == []
+    if not dead:
+        assert lab.status(run).rc is not None
+    return result.steps[-1].detail
+
+
+@pytest.mark.slow
+def test_f5_random_kills_leave_one_trainer_at_most_and_a_true_status(lab: Lab) -> None:
+    rng = random.Random(5)
+    ends = [kill_at_random(lab, rng, VICTIMS[number % len(VICTIMS)]) for number in range(18)]
+    assert all("exit status" in end or "lost" in end for end in ends)
+    assert sum("lost" in end for end in ends) == 6  # both killed at once: nobody could know, and nobody says otherwise
+
+
+def test_f20_an_older_epoch_does_not_train_again(lab: Lab) -> None:
+    """A run that moved on and came back under an older number is fenced off, and writes nothing."""
+    run = lab.start(epoch=2)
+    stop_run(lab.host, run.run_dir, name=run.name)
+    log = (Path(run.run_dir) / "log.txt").read_bytes()
+    with pytest.raises(RefusedError, match="epoch 2 is newer than 1"):
+        lab.start(name=run.name, epoch=1)
+    assert (Path(run.run_dir) / "log.txt").read_bytes() == log
+    assert lab.trainers() == []
+    assert lab.status(run).epoch == 2
+
+
+def test_a_box_that_cannot_run_it_says_why_and_what_to_do(lab: Lab) -> None:
+    with pytest.raises(RefusedError, match="no-such-python") as told:
+        prepare(lab.host, python="no-such-python")
+    assert "launch" in told.value.hint
+    lab.box.script("bin/oldpython", '#!/bin/sh\necho \'{"version": [3, 8, 1], "have": {"torch": null}}\'\n')
+    with pytest.raises(RefusedError, match=r"3\.8\.1"):
+        prepare(lab.host, python="oldpython")
+
+
+def test_a_recipe_whose_command_is_missing_ends_with_its_own_words(lab: Lab, tmp_path: Path) -> None:
+    recipe = foreign_project(tmp_path, recipe='kind = "command"\n[foreign]\ncommand = ["no-such-trainer"]\n')
+    order = Order(str(recipe))
+    run = start_run(lab.host, lab.ready, order, resolve_order(order, {}), target=parse_host("box"), home=lab.state)
+    feed = lab.feed(run)
+    state = tick_until(feed, lambda s: s.state == "crashed")
+    assert "no-such-trainer" in (Path(run.run_dir) / "log.txt").read_text()
+    assert state.reason
+    feed.close()
+
+
+def test_a_work_tree_that_is_too_large_is_refused_by_name(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remote.ship.MAX_BYTES", 10_000)
+    recipe = foreign_project(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"0" * 20_000)
+    order = Order(str(recipe))
+    with pytest.raises(RefusedError, match="MB") as told:
+        start_run(lab.host, lab.ready, order, resolve_order(order, {}), target=parse_host("box"), home=lab.state)
+    assert "weights.bin" in told.value.hint
+
+
+def test_a_box_without_tmux_runs_all_the_same(tmp_path: Path) -> None:
+    made = Sshd(tmp_path / "box", environment={"PATH": ""})
+    tools = tmp_path / "box" / "bin"
+    needed = "sh cat mkdir tar gzip touch mv rm chmod wc tail cp ln sed grep date df head sleep printf kill env tr"
+    for name in needed.split():
+        for place in ("/bin", "/usr/bin"):
+            if Path(place, name).exists() and not (tools / name).exists():
+                (tools / name).symlink_to(Path(place, name))
+    config = made.folder / "sshd_config"
+    config.write_text(config.read_text().replace(" PATH= ", f" PATH={tools} ").replace(" PATH=\n", f" PATH={tools}\n"))
+    recipe = foreign_project(tmp_path / "project")
+    with made as box, box.connect(tmp_path / "state") as host:
+        ready = prepare(host, needs="command")
+        assert not ready.tmux
+        order = Order(str(recipe))
+        run = start_run(
+            host, ready, order, resolve_order(order, {}), target=parse_host("box"), home=tmp_path / "state", grace_s=5
+        )
+        assert run.attach is None
+        assert stop_run(host, run.run_dir, name=run.name).steps[-1].detail.endswith("exit status 11")
+
+
+@pytest.mark.slow
+@pytest.mark.study
+def test_a_stage_of_ours_runs_on_a_host_and_stops_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run demo --host`: the real trainer, shipped, started over SSH, watched, stopped, its checkpoint whole."""
+    from runner.rundir import newest_whole_checkpoint
+
+    state = tmp_path / "state"
+    with Sshd(tmp_path / "box") as box:
+        for module in ("remote.remote_run", "remote.stop"):
+            monkeypatch.setattr(f"{module}.open_transport", lambda *_, **__: box.connect(state))
+        changes = (
+            "model.base=demo data.dataset=demo data.train_samples=2000 data.eval_samples=40 train.max_steps=2000 "
+            "train.optimizer=adamw train.batch_size=8 train.grad_accum=1 train.eval_steps=20 train.save_steps=20"
+        )
+        order = Order("stage5", overrides=tuple(changes.split()))
+        run = run_on_host(order, "box", home=state, settings=Settings(), environment={})
+        feed = RunFeed(run.name, home=state, connect=lambda _: box.connect(state))
+        seen = tick_until(
+            feed, lambda s: bool(s.history.evals and s.run_dir) or s.state in ("crashed", "finished"), 240
+        )
+        assert seen.state == "running", (seen.reason, seen.history.traceback)
+        tick_until(feed, lambda s: s.history.source == "metrics")
+        result = stop_target(run.name, home=state)
+        ended = tick_until(feed, lambda s: s.state in ("stopped", "crashed", "finished"))
+        feed.close()
+        assert result.state == "stopped"
+        assert ended.state == "stopped", ended.reason
+        assert ended.status is not None
+        assert ended.status.rc == 11
+        assert newest_whole_checkpoint(Path(run.run_dir) / "checkpoints") is not None
