@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
 from textual.widgets import DataTable, Input
 
-from runner.history import RunHistory
+from runner.history import EvalPoint, RunHistory
 from runner.metrics import MetricsWriter
 from runner.rundir import RunDir
 from tests.support.tui import TARGET, app_with, demo_history, frozen, history, snapshot, until
@@ -431,3 +432,43 @@ def test_a_deed_is_the_command_of_the_same_name_and_its_end_is_read_from_it(monk
     end = run_deed(stop_deed(snapshot()), told.append)
     assert (end.ok, end.code) == (False, 4)
     assert any("read-only" in line for line in told)
+
+
+async def test_what_happens_is_kept_in_the_list_of_events_and_leads_back_to_its_step():
+    async with app_with(frozen(snapshot())).run_test(size=BIG) as pilot:
+        await pilot.pause()
+        pilot.app.notices.take(snapshot())
+        run = history(490)
+        better = replace(run, evals=(*run.evals, EvalPoint(480, 0.9, 7.7)))
+        pilot.app.post_message(SnapshotArrived(snapshot(better)))
+        await until(lambda: pilot.app.notices.events, pilot)
+        await pilot.press("e")
+        await until(lambda: "0.9" in plain(pilot.app) and "480" in plain(pilot.app), pilot)
+        await pilot.press("enter")
+        await until(lambda: isinstance(pilot.app.screen, LiveScreen), pilot)
+        assert spec(pilot.app).cursor == 480
+
+
+async def test_export_writes_pictures_tables_and_a_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with app_with(frozen(snapshot())).run_test(size=BIG) as pilot:
+        await pilot.pause()
+        await pilot.press("E")
+        await until(lambda: any("exports" in n.message for n in told(pilot)), pilot)
+    kinds = sorted(p.name.split("-")[-1].split(".", 1)[-1] for p in (tmp_path / "exports").iterdir())
+    assert kinds == ["csv", "csv", "md", "png", "svg"]
+    svg = next((tmp_path / "exports").glob("*.svg")).read_text()
+    assert not re.search(r">[^<]*[⠀-⣿]{2}[^<]*<", svg), "each braille glyph stands at a place of its own"
+    assert next((tmp_path / "exports").glob("*.png")).read_bytes().startswith(b"\x89PNG")
+
+
+async def test_the_whole_log_opens_and_a_chosen_eval_moves_the_cursor(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("hello\n{'eval_loss': '1.118', 'eval_runtime': '7.7', 'epoch': '0.03'}\nbye\n")
+    async with app_with(frozen(snapshot(log_path=log))).run_test(size=BIG) as pilot:
+        await pilot.pause()
+        await pilot.press("L")
+        await until(lambda: "hello" in plain(pilot.app) and "bye" in plain(pilot.app), pilot)
+        pilot.app.screen.dismiss(300)
+        await until(lambda: isinstance(pilot.app.screen, LiveScreen), pilot)
+        assert spec(pilot.app).cursor == 300

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runner.autostop import StopRule
 from runner.history import EvalPoint, Frame, Pause, RunHistory, TrainPoint
 from tests.support.tui import RULE, demo_history, history, snapshot
-from tui import events, quote_words, stop_words, words
+from tui import quote_words, stop_words, words
 from tui.curves import CurveCache, View, charts, seconds_at, step_clock, step_times
 from tui.document import watch_document, watch_lines
 from tui.offer_rows import front
@@ -58,7 +58,7 @@ def test_at_80_columns_the_link_and_the_state_are_still_told():
     line = GAP.join(form for form, _ in fit(parts(SEED), 78))
     assert "●" in line
     assert "457/6000" in line
-    assert "live" in line
+    assert "running" in line
 
 
 def test_the_verdict_walks_from_waiting_over_armed_and_counting_to_fired():
@@ -200,25 +200,6 @@ def test_the_tail_follows_a_growing_file_and_starts_again_when_it_shrinks(tmp_pa
     assert tail.read(path) is tail.read(path)
     path.write_text("new\n")
     assert tail.read(path) == ("new",)
-
-
-def test_events_tell_what_changed_between_two_looks():
-    before, evals = snapshot(history(457)), history(457).evals
-    run = replace(history(470), evals=(*evals, EvalPoint(470, 1.0)))
-    after = snapshot(run, state="crashed", reason="CUDA out of memory")
-    told = {e.title: e for e in events.changes(before, after)}
-    assert "1.0000 at step 470" in told["best eval"].text
-    assert told["crashed"].loud
-    assert events.changes(None, after) == []
-
-
-def test_a_lost_link_is_told_once_and_after_two_minutes():
-    def at(age):
-        return snapshot(link=LinkView("offline", age, "no route"), state="unreachable")
-
-    assert not [e for e in events.changes(at(5), at(60)) if e.title == "link lost"]
-    assert [e.loud for e in events.changes(at(60), at(121)) if e.title == "link lost"] == [True]
-    assert not [e for e in events.changes(at(121), at(122)) if e.title == "link lost"]
 
 
 def test_the_front_holds_the_offers_that_nothing_beats():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
@@ -13,15 +13,14 @@ from textual.message import Message
 from textual.screen import Screen
 
 from runner.errors import TunewatchError
+from tui.alerts import Event
 from tui.axes import Marker
 from tui.chart import Palette
 from tui.keys import KEYS, bindings
+from tui.notices import Notices
 from tui.session import Session, WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.themes import DEFAULT_THEME, THEMES, palette_of
-
-if TYPE_CHECKING:
-    from tui.events import Event
 
 
 @dataclass
@@ -56,7 +55,7 @@ class TunewatchApp(App[None]):
         self.first = plan
         self.marker: Marker = marker or default_marker()
         self.snapshots: dict[str, RunSnapshot] = {}
-        self.events: list[Event] = []
+        self.notices = Notices(self)
         self._palette: tuple[str, Palette] | None = None
         for theme in THEMES:
             self.register_theme(theme)
@@ -77,6 +76,7 @@ class TunewatchApp(App[None]):
             self.push_screen(RunsScreen())
         else:
             self.open_run(self.first)
+        self.notices.begin()
         self.session.start(self._post_snapshot)
         if self.session.notice:
             self.notify(self.session.notice, severity="warning", timeout=10)
@@ -87,16 +87,9 @@ class TunewatchApp(App[None]):
 
     def on_snapshot_arrived(self, message: SnapshotArrived) -> None:
         """Remember it, tell what changed, hand it to the screens."""
-        from tui.events import changes
-
         snapshot = message.snapshot
-        before = self.snapshots.get(snapshot.target)
         self.snapshots[snapshot.target] = snapshot
-        for event in changes(before, snapshot):
-            self.events.append(event)
-            if event.loud:
-                self.notify(event.text, title=event.title, severity=event.severity, timeout=8)
-                self.bell()
+        self.notices.take(snapshot, budget=self.session.budget)
         for screen in self.screen_stack:
             if isinstance(screen, ShowsRuns):
                 screen.take(snapshot)
@@ -111,6 +104,10 @@ class TunewatchApp(App[None]):
             self.notify(str(error), title="cannot watch", severity="error")
             return
         self.push_screen(LiveScreen(plan.target))
+
+    def on_unmount(self) -> None:
+        """Give the terminal its title back; let what waits be sent."""
+        self.notices.end()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every action of the key table, by name, beside Textual's own."""
@@ -154,7 +151,18 @@ class TunewatchApp(App[None]):
         """What happened."""
         from tui.screens.events import EventsScreen
 
-        self.push_screen(EventsScreen())
+        self.push_screen(EventsScreen(), self._to_event)
+
+    def _to_event(self, event: Event | None) -> None:
+        """Go to where an event happened."""
+        from tui.screens.live import LiveScreen
+
+        if event is None:
+            return
+        if not (isinstance(self.screen, LiveScreen) and self.screen.target == event.target):
+            self.open_run(WatchPlan(event.target))
+        if isinstance(self.screen, LiveScreen):
+            self.screen.cursor_to(event.step)
 
     def action_show_runs(self) -> None:
         """The list of runs."""

@@ -43,6 +43,8 @@ class Session:
     """How a target is opened; None opens it as the command line does."""
     instances: dict[str, int | None] = field(default_factory=dict)
     """Instance ids of known runs, by target."""
+    budget: float | None = None
+    """USD for a run; spending more is told."""
     notice: str = ""
     """A sentence for the first screen."""
     _pollers: dict[str, HostPoller] = field(default_factory=dict)

@@ -1,50 +1,59 @@
-"""Everything that happened since the program was opened, newest first."""
+"""Everything that happened since the program was opened, newest first; Enter goes to the run, at that step."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from rich.text import Text
+from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
-from textual.containers import VerticalScroll
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Static
+
+from tui.alerts import Event
+from tui.snapshot import RunSnapshot
+from tui.widgets.events import EventList
 
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
 
-COLOURS = {"information": "foreground", "warning": "warning", "error": "error"}
 
-
-class EventsScreen(ModalScreen[None]):
-    """The events over whatever screen is open."""
+class EventsScreen(ModalScreen[Event | None]):
+    """The events over whatever screen is open; its result is the one that was chosen."""
 
     DEFAULT_CSS = """
     EventsScreen { align: center middle; background: $background 60%; }
-    EventsScreen > VerticalScroll {
-        width: 90; max-width: 96%; height: auto; max-height: 80%;
-        border: round $border; background: $surface; padding: 1 2;
+    EventsScreen > Vertical {
+        width: 100; max-width: 96%; height: 70%;
+        border: round $border; background: $surface; padding: 0 1;
         border-title-color: $foreground; border-subtitle-color: $text-muted;
     }
-    EventsScreen Static { width: 1fr; height: auto; }
+    EventsScreen EventList, EventsScreen EventList:focus { border: none; background: transparent; }
     """
-    BINDINGS: ClassVar = [Binding("escape,e,q,enter", "dismiss", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,e,q", "dismiss", "Close")]
 
     def compose(self) -> ComposeResult:
-        """One scrolling list."""
-        with VerticalScroll() as box:
+        """One list."""
+        with Vertical() as box:
             box.border_title = "events"
-            box.border_subtitle = "Esc closes"
-            yield Static(self._text(), markup=False)
+            box.border_subtitle = "Enter goes there, Esc closes"
+            yield EventList()
 
-    def _text(self) -> Text:
-        app = cast("TunewatchApp", self.app)
-        if not app.events:
-            return Text("Nothing has happened since tunewatch was opened.", style="dim")
-        out = Text()
-        for event in reversed(app.events):
-            out.append(f"{event.step if event.step is not None else '–':>7}  ", "dim")
-            out.append(f"{event.title}  ", f"bold {app.theme_variables.get(COLOURS[event.severity], '')}")
-            out.append(f"{event.text}\n")
-        return out
+    def on_mount(self) -> None:
+        """Show what there is."""
+        self._show()
+
+    def take(self, snapshot: RunSnapshot) -> None:
+        """A run was read: there may be news."""
+        if self.is_running:
+            self._show()
+
+    def _show(self) -> None:
+        events = cast("TunewatchApp", self.app).notices.events
+        shown = self.query_one(EventList)
+        if len(events) != len(shown.events):
+            shown.show(events)
+
+    @on(EventList.Opened)
+    def _opened(self, message: EventList.Opened) -> None:
+        self.dismiss(message.event)

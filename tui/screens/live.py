@@ -7,30 +7,24 @@ and the newest snapshot together make the charts; every key and every mouse gest
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from tui import quote_words, stop_words, words
 from tui.axes import Geometry, Role, layout
-from tui.commands.common import read_only
 from tui.curves import PANES, CurveCache, PaneName, View, charts, reading, seconds_at
 from tui.keys import bindings
+from tui.screens.live_actions import LiveActions
 from tui.snapshot import RunSnapshot
 from tui.widgets.chart_pane import ChartPane
 from tui.widgets.panes import PaneTabs, TextPane, stage_line, tail_text
 from tui.widgets.status_line import StatusLine
-
-if TYPE_CHECKING:
-    from tui.app import TunewatchApp
-    from tui.deeds import Deed
 
 TITLES = (
     ("loss", "loss"),
@@ -45,27 +39,18 @@ ROOM = (100, 30)
 LEAST = (40, 10)
 
 
-class LiveScreen(Screen[None]):
+class LiveScreen(LiveActions):
     """A run, live."""
 
     CSS_PATH = "live.tcss"
     BINDINGS: ClassVar[list[BindingType]] = bindings("live")
 
     def __init__(self, target: str) -> None:
-        super().__init__()
-        self.target = target
-        self.snapshot: RunSnapshot | None = None
+        super().__init__(target)
         self.view = View()
         self.cache = CurveCache()
         self.chosen = "loss"
         self._solo = False
-
-    @property
-    def control(self) -> TunewatchApp:
-        """The application, by its own type."""
-        from tui.app import TunewatchApp
-
-        return cast(TunewatchApp, self.app)
 
     def compose(self) -> ComposeResult:
         """Charts left, verdict and money right."""
@@ -334,78 +319,12 @@ class LiveScreen(Screen[None]):
         name = focused.id if isinstance(focused, ChartPane) and focused.id else self.chosen
         self._look(replace(self.view, log_y=self.view.log_y ^ {name}))
 
-    # other screens ------------------------------------------------------------------------------------------------
-
-    def action_logs(self) -> None:
-        """The whole log; a chosen evaluation moves the cursor of the charts."""
-        from tui.screens.logs import LogsScreen
-
-        snapshot = self.snapshot
-        if snapshot is None:
-            return
-        path = Path(snapshot.log_path) if snapshot.log_path else None
-        screen = LogsScreen(path, target=self.target, name=snapshot.name, history=snapshot.history)
-        self.app.push_screen(screen, self.cursor_to)
-
     def cursor_to(self, step: int | None) -> None:
         """Put the cursor of all charts on a step."""
         if step is None or self.snapshot is None:
             return
         clock = self.cache.clock(self.snapshot.history) if self.view.x_mode == "time" else None
         self._look(replace(self.view, cursor=float(step) if clock is None else seconds_at(clock, step)))
-
-    def action_copy_summary(self) -> None:
-        """Copy what `watch --once` would print."""
-        from tui.document import watch_lines
-
-        if self.snapshot is not None:
-            self.app.copy_to_clipboard("\n".join(watch_lines(self.snapshot)))
-            self.notify("A summary of the run is on the clipboard.")
-
-    def action_shell(self) -> None:
-        """A shell where the run is, and back."""
-        self.control.open_shell(self.target)
-
-    def action_stop_run(self) -> None:
-        """Stop training with a checkpoint; asks first."""
-        if self.snapshot is not None and self._may_act("stopping a run"):
-            from tui.deeds import stop_deed
-
-            self._ask(stop_deed(self.snapshot))
-
-    def action_kill_run(self) -> None:
-        """Stop and destroy the box; the name has to be typed."""
-        if self.snapshot is not None and self._may_act("destroying a box", boxed=True):
-            from tui.deeds import kill_deed
-
-            self._ask(kill_deed(self.snapshot))
-
-    def action_migrate_run(self) -> None:
-        """Choose the offer to move to."""
-        if self._may_act("moving a run", boxed=True):
-            self.control.action_show_offers()
-            self.notify("Enter on an offer asks to move the run there.")
-
-    def _ask(self, deed: Deed) -> None:
-        from tui.screens.deed import DeedScreen
-
-        self.app.push_screen(DeedScreen(deed))
-
-    def _may_act(self, what: str, *, boxed: bool = False) -> bool:
-        """Whether a deed can be asked for; if not, the reason is told."""
-        snapshot = self.snapshot
-        if snapshot is None:
-            return False
-        reason = ""
-        if read_only():
-            reason = f"{what} is refused: tunewatch is read-only here."
-        elif snapshot.ended and not boxed:
-            reason = f"the run is over already: {snapshot.state}."
-        elif boxed and not self.control.session.rented(self.target):
-            reason = f"{snapshot.name} is on no box that tunewatch rented or adopted. S stops training."
-        if reason:
-            self.notify(reason, severity="warning")
-        return not reason
 
     @on(ChartPane.Pointed)
     def _pointed(self, event: ChartPane.Pointed) -> None:

@@ -1,0 +1,73 @@
+"""How events reach the person: list, toast, bell, desktop notice, terminal title, webhook. Each as loud as it is."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from runner.errors import TunewatchError
+from tui.alerts import Alerts, Event, Volume, look_at
+from tui.announce import RESTORE_TITLE, SAVE_TITLE, Courier, addresses, desktop_notice, terminal_title
+from tui.snapshot import RunSnapshot
+
+if TYPE_CHECKING:
+    from tui.app import TunewatchApp
+
+
+class Notices:
+    """The events of one session, and the ways in which they are told."""
+
+    def __init__(self, app: TunewatchApp) -> None:
+        self.events: list[Event] = []
+        """Oldest first."""
+        self._app = app
+        self._alerts = Alerts()
+        self._courier: Courier | None = None
+        self._title = ""
+
+    def begin(self) -> None:
+        """A thread for webhook and ntfy where the environment names one; the terminal keeps its title for later."""
+        try:
+            to = addresses(os.environ)
+        except TunewatchError as error:
+            self._app.notify(str(error), title="notices", severity="warning", timeout=10)
+            return
+        if to:
+            self._courier = Courier(to, self._trouble)
+            self._courier.start()
+        self._to_terminal(SAVE_TITLE)
+
+    def _trouble(self, words: str) -> None:
+        self._app.call_from_thread(self._app.notify, words, severity="warning")
+
+    def take(self, snapshot: RunSnapshot, *, budget: float | None = None) -> None:
+        """Tell what happened since the last snapshot of this run. `budget` in USD."""
+        for event in self._alerts.take(look_at(snapshot, budget=budget)):
+            self._tell(event)
+        if snapshot.target == getattr(self._app.screen, "target", None):
+            title = terminal_title(f"{snapshot.name} {snapshot.state} {snapshot.step or 0}")
+            if title != self._title:
+                self._title = title
+                self._to_terminal(title)
+
+    def _tell(self, event: Event) -> None:
+        self.events.append(event)
+        if event.volume >= Volume.TOAST:
+            self._app.notify(event.text, title=event.title, severity=event.severity, timeout=8)
+        if event.volume >= Volume.BELL:
+            self._app.bell()
+            self._to_terminal(desktop_notice(event, os.environ))
+        if self._courier is not None:
+            self._courier.send(event)
+
+    def end(self) -> None:
+        """Give the terminal its title back; let what waits be sent."""
+        self._to_terminal(RESTORE_TITLE)
+        if self._courier is not None:
+            self._courier.finish(2.0)
+
+    def _to_terminal(self, sequence: str) -> None:
+        """Write a sequence that shows nothing by itself; a browser or a test has no terminal for it."""
+        driver = self._app._driver
+        if driver is not None and not self._app.is_headless and not self._app.is_web:
+            driver.write(sequence)
