@@ -48,6 +48,10 @@ class Cargo:
     """Name to {"sha256", "bytes"}."""
     eval_loss: float | None = None
     """What the trainer had at this step; None when it did not evaluate there."""
+    global_step: int | None = None
+    """The step that the trainer wrote into it; None where it wrote none."""
+    best_step: int | None = None
+    """The checkpoint that the trainer holds for the best so far."""
 
     @property
     def size(self) -> int:
@@ -56,12 +60,18 @@ class Cargo:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the journal."""
-        return {"step": self.step, "path": self.path, "files": dict(self.files), "eval_loss": self.eval_loss}
+        return {
+            "step": self.step, "path": self.path, "files": dict(self.files), "eval_loss": self.eval_loss,
+            "global_step": self.global_step, "best_step": self.best_step,
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cargo:
         """Read what `to_json` wrote."""
-        return cls(int(data["step"]), str(data["path"]), data["files"], data.get("eval_loss"))
+        return cls(
+            int(data["step"]), str(data["path"]), data["files"], data.get("eval_loss"), data.get("global_step"),
+            data.get("best_step"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

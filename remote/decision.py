@@ -18,9 +18,10 @@ from typing import Any
 from estimator.migration import Migration, break_even_hours, migration
 from estimator.offer import Offer
 from estimator.quote import Plan
+from estimator.throughput import throughput
 from estimator.workload import Workload, setup_phases
-from remote.forecast import forecast_run
-from remote.provider import MarketOffer
+from remote.forecast import forecast_run, run_view
+from remote.provider import Instance, MarketOffer
 from runner.autostop import StopRule
 from runner.history import RunHistory
 
@@ -187,3 +188,18 @@ def market_offer(offer: MarketOffer) -> Offer:
     row: Mapping[str, Any] = offer.row
     wanted = {**row, "id": offer.id, "gpu_name": offer.gpu_name, "dph_total": offer.dph_total}
     return replace(Offer.from_row(wanted), current=False, interruptible=offer.spot)
+
+
+def instance_offer(row: Instance) -> Offer:
+    """A rented box in the estimator's words."""
+    return Offer(
+        id=str(row.id), gpu=row.gpu_name or "this box", dph=row.dph_total, num_gpus=max(1, row.num_gpus),
+        gpu_ram_gib=row.gpu_ram_mb / 1024 if row.gpu_ram_mb else None, inet_up_cost=row.inet_up_cost,
+        inet_down_cost=row.inet_down_cost, interruptible=row.spot, current=True,
+    )  # fmt: skip
+
+
+def seconds_per_step(history: RunHistory) -> float | None:
+    """Of training alone, evaluations and saves left out; None before two readings of progress."""
+    known = throughput(run_view(history))
+    return None if known is None else known.step_s

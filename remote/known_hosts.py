@@ -57,6 +57,16 @@ class KnownHosts:
                 return words[1]
         return None
 
+    def known_key(self, name: str) -> str | None:
+        """`type base64` of the key a host was met with."""
+        if not self.path.exists():
+            return None
+        for line in self.path.read_text(encoding="ascii", errors="replace").splitlines():
+            words = line.split()
+            if len(words) >= 3 and words[0] == name:
+                return f"{words[1]} {words[2]}"
+        return None
+
     def forget(self, name: str) -> bool:
         """Drop what is known of a host; returns whether anything was."""
         if not self.path.exists():

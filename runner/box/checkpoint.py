@@ -32,7 +32,7 @@ TRAINER_STATE = "trainer_state.json"
 
 
 def newest(directory: Path, at_most: int | None = None) -> dict[str, Any]:
-    """The newest whole checkpoint: `{"step", "path", "sealed", "files", "eval_loss"}`; step None when there is none.
+    """The newest whole checkpoint: `{"step", "path", "sealed", "files", ...}`; step None when there is none.
 
     Sizes are compared here, hashes where it arrives. `torn` names what was passed over and why.
     """
@@ -60,6 +60,7 @@ def newest(directory: Path, at_most: int | None = None) -> dict[str, Any]:
             "files": files,
             "eval_loss": _eval_at(state, step),
             "global_step": state.get("global_step"),
+            "best_step": _best_step(state),
             "torn": torn,
         }
     return {"step": None, "torn": torn}
@@ -147,6 +148,15 @@ def _eval_at(state: dict[str, Any], step: int | None) -> float | None:
         if isinstance(row, dict) and row.get("step") == step and isinstance(row.get("eval_loss"), (int, float)):
             return float(row["eval_loss"])
     return None
+
+
+def _best_step(state: dict[str, Any]) -> int | None:
+    """The step with the lowest eval loss, as our auto-stop or the Trainer itself remembers it."""
+    machine: Any = state.get("stateful_callbacks")
+    for key in ("AutoStop", "attributes", "machine", "best_step"):
+        machine = machine.get(key) if isinstance(machine, dict) else None
+    best = machine if machine is not None else state.get("best_global_step")
+    return best if isinstance(best, int) else None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,358 @@
+"""M7 to M12: the old run is drained, its last step carried over, the new one started and watched, the old box ended.
+
+From the first line of M7 on the run may stand still, so nothing here asks whether, only how. Every function is one
+state, may be done again after a crash, and returns what the journal has to remember of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+from remote.arming import Wishes
+from remote.bootstrap import Phases
+from remote.checkpoint_transfer import Cargo, SourceSpoiledError, carry, carry_file
+from remote.deeds import DeedStep
+from remote.desk import Note
+from remote.destroy import destroy
+from remote.migrate_ready import arm_guard, from_now, newest
+from remote.money import bill
+from remote.move import Move
+from remote.remote_run import start_run
+from remote.stop import stop_run
+from remote.target import Target
+from remote.transport import Transport, shell_path
+from runner.box.limits import RELEASE
+from runner.errors import (
+    NotFoundError,
+    ProviderError,
+    RefusedError,
+    RunExit,
+    TunewatchError,
+    UnconfirmedError,
+    UnreachableError,
+)
+from runner.rundir import CHECKPOINTS, CONFIG, FENCE, LOG, METRICS, Status
+
+BY_ITSELF = (RunExit.FINISHED, RunExit.AUTO_STOPPED, RunExit.LIMIT)
+"""Exit codes of a run that is over; one that was stopped or crashed has more to do."""
+STALL_S = 300.0
+"""At least so long without a step before the new run counts as stalled."""
+HALT_S = 180.0
+_TAIL = 1 << 16
+
+
+class RunOverError(RefusedError):
+    """The run ended by itself before it was moved."""
+
+
+class NoProgressError(ProviderError):
+    """The new trainer does not train."""
+
+
+# -- M7 ---------------------------------------------------------------------------------------------------------------
+
+
+def drain(move: Move, note: Note) -> dict[str, Any]:
+    """M7: no trainer of the old epoch lives when this returns, and what it saved last is named."""
+    desk, data = move.desk, move.deed.data
+    facts: dict[str, Any] = {"drain_at": data.get("drain_at") or desk.clock()}
+    begun = desk.mono()
+    first = Cargo.from_json(data["cargo"])
+    try:
+        host = None if move.is_dead(move.old_id) else move.host(move.old_id)
+    except UnreachableError as error:
+        _halt(move, note, error)
+        host = None
+    if host is None:
+        note.detail = f"the old box is gone; the run goes on from step {first.step}"
+        return {**facts, "cargo2": first.to_json(), "old_alive": False, "lost_steps": None, "drain_s": 0.0}
+    status = _stopped(move, host, note)
+    host.put(json.dumps({"epoch": move.request.epoch}).encode(), f"{move.request.old_dir}/{FENCE}")
+    last, torn = newest(move, move.old_id, move.request.old_dir)
+    if last is None or last.step < first.step:
+        last = first
+    at = status.step if status is not None and status.step is not None else last.step
+    lost = max(0, at - last.step)
+    note.detail = f"stopped at step {at}" + (f", {lost} steps are done again" if lost else ", nothing is lost")
+    if torn:
+        note.detail += f"; passed over {torn[0]}"
+    return {**facts, "cargo2": last.to_json(), "old_alive": True, "lost_steps": lost, "stopped_step": at,
+            "drain_s": desk.mono() - begun}  # fmt: skip
+
+
+def _stopped(move: Move, host: Transport, note: Note) -> Status | None:
+    """Stop the old trainer with a checkpoint, whoever is asked how often; raises RunOverError when there is nothing
+    left to move, UnconfirmedError when it cannot be ended.
+    """
+    run_dir = move.request.old_dir
+    status = move.status(move.old_id, run_dir)
+    if status is None:
+        return None
+    if not status.ended:
+        note.say(f"step {status.step}, asking for a checkpoint and the end")
+
+        def told(step: DeedStep) -> None:
+            note.say(f"{step.name}: {step.detail}" if step.detail else step.name)
+
+        done = stop_run(host, run_dir, name=move.request.run, reason="migration", progress=told)
+        if not done.ok:
+            raise UnconfirmedError(
+                f"The old trainer of {move.request.run} does not end, so no new one is started.",
+                hint="tunewatch migrate RUN --resume goes on; --abort leaves the run on its old box.",
+            )
+        status = move.status(move.old_id, run_dir)
+    if status is not None and status.ended and status.rc in BY_ITSELF:
+        raise RunOverError(
+            f"{move.request.run} ended by itself on its old box ({status.reason}); there is nothing left to move."
+        )
+    return status
+
+
+def _halt(move: Move, note: Note, error: UnreachableError) -> None:
+    """A box that is said to run and cannot be asked: the provider has to end what runs there, or nothing is started."""
+    desk = move.desk
+    note.say(f"{error.message} Asking the provider to halt the old box.")
+    move.deed.intent("halt", instance=move.old_id)
+    try:
+        desk.patiently(lambda: desk.provider.stop(move.old_id), for_s=60.0)
+        until = desk.mono() + HALT_S
+        while not move.is_dead(move.old_id):
+            if desk.mono() > until:
+                raise UnconfirmedError(
+                    f"Instance {move.old_id} cannot be reached and does not halt: its trainer may be alive.",
+                    hint="No second one is started. tunewatch migrate RUN --resume tries again, --abort gives up.",
+                )
+            desk.sleep(2.0)
+    except (ProviderError, UnreachableError) as failed:
+        raise UnconfirmedError(
+            f"Instance {move.old_id} cannot be reached, and the provider does not halt it: {failed.message}",
+            hint="No second trainer is started. tunewatch migrate RUN --resume tries again, --abort gives up.",
+        ) from failed
+    move.deed.done("halt", instance=move.old_id)
+
+
+# -- M8 ---------------------------------------------------------------------------------------------------------------
+
+
+def sync(move: Move, note: Note) -> dict[str, Any]:
+    """M8: the last checkpoint and the run's own files; if the old box fails now, the rehearsed one is used."""
+    desk, data = move.desk, move.deed.data
+    last, first = Cargo.from_json(data["cargo2"]), Cargo.from_json(data["cargo"])
+    begun = desk.mono()
+    moved, way = 0, "there already"
+    if last.step != first.step:
+        dest = f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{last.step}"
+        try:
+            done = carry(
+                desk, last, move.end(move.old_id, door=True), move.end(move.new_id), dest, note,
+                usd_per_h=move.usd_per_h(),
+            )  # fmt: skip
+            moved, way = done.bytes, done.way
+        except (SourceSpoiledError, NotFoundError, UnreachableError) as error:
+            # asks the new box: when it is the one that fails, this raises, and the move is undone
+            move.host(move.new_id).ping()
+            note.say(f"{error.message} Going on from step {first.step}.")
+            last = first
+    kept = _carry_files(move, note) if data.get("old_alive") else {}
+    small = sum(kept.values()) / 1e3
+    note.detail = f"step {last.step}, {moved / 1e6:.1f} MB by {way}, {small:.0f} kB of log and metrics"
+    stopped = data.get("stopped_step")
+    lost = max(0, int(stopped) - last.step) if isinstance(stopped, int) else data.get("lost_steps")
+    return {"cargo2": last.to_json(), "lost_steps": lost, "sync_s": desk.mono() - begun, "sync_bytes": moved,
+            "metrics_at": kept.get(METRICS, 0)}  # fmt: skip
+
+
+def _carry_files(move: Move, note: Note) -> dict[str, int]:
+    """Log, metrics and what the run has measured so far, so that its curve goes on in the same files."""
+    old, new = move.host(move.old_id), move.host(move.new_id)
+    names = [LOG, METRICS, CONFIG]
+    try:
+        there = old.listdir(move.request.old_dir)
+    except (UnreachableError, NotFoundError) as error:
+        note.say(f"the run's files stay behind: {error.message}")
+        return {}
+    names += [name for name in there if name.startswith("metrics") and name.endswith(".json")]
+    return {n: carry_file(old, new, f"{move.request.old_dir}/{n}", f"{move.new_dir}/{n}") for n in names}
+
+
+# -- M9 ---------------------------------------------------------------------------------------------------------------
+
+
+def start(move: Move, note: Note) -> dict[str, Any]:
+    """M9: give the guard the run's own limits and start the trainer, unless one of this epoch lives already."""
+    desk = move.desk
+    row = move.row(move.new_id)
+    host, box = move.host(move.new_id), move.box(move.new_id)
+    if row is None:
+        raise UnreachableError(f"Instance {move.new_id} is gone.")
+    wishes = _wishes_left(move, host)
+    arm_guard(move, row, host, move.new_dir, wishes, note)
+    host.run(f"rm -f {shell_path(f'{move.new_dir}/{RELEASE}')}", timeout=20.0)
+    cargo = Cargo.from_json(move.deed.data["cargo2"])
+    status = move.status(move.new_id, move.new_dir)
+    if status is None or status.epoch != move.request.epoch:
+        resume = f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{cargo.step}"
+        target = Target("vast", move.new_dir, instance_id=move.new_id)
+        phases = Phases(lambda step: note.say(f"{step.name}: {step.detail}" if step.detail else step.name))
+        try:
+            start_run(
+                host, box, replace(move.order, resume=resume), move.recipe(), target=target, home=desk.journal.home,
+                grace_s=move.request.launch.grace_s, environment=move.env, phases=phases,
+            )  # fmt: skip
+        except RefusedError:
+            # the start of an earlier try may have come through in this moment
+            status = move.status(move.new_id, move.new_dir)
+            if status is None or status.epoch != move.request.epoch or status.ended:
+                raise
+    note.detail = f"from step {cargo.step}, epoch {move.request.epoch}"
+    deadline = move.request.launch.wishes.deadline_s
+    old = desk.journal.box(move.old_id)
+    fields = {
+        "state": "running", "run_dir": move.new_dir, "guard": "watching", "epoch": move.request.epoch,
+        "budget_usd": wishes.budget_usd, "ssh_kind": move.deed.data.get("ssh_kind"),
+        "deadline_at": old.data.get("deadline_at") if old is not None and deadline is not None else None,
+    }  # fmt: skip
+    desk.journal.put_box(move.new_id, **fields)
+    return {"started_at": desk.clock()}
+
+
+def _wishes_left(move: Move, host: Transport) -> Wishes:
+    """The run's limits as they stand now: a deadline is a moment and does not begin anew with a new box."""
+    wishes = move.request.launch.wishes
+    old = move.desk.journal.box(move.old_id)
+    at = old.data.get("deadline_at") if old is not None else None
+    if wishes.deadline_s is None or not isinstance(at, (int, float)):
+        return replace(wishes, deadline_s=None)
+    return replace(wishes, deadline_s=from_now(host, move.new_dir, max(1.0, at - move.desk.clock())))
+
+
+# -- M10 --------------------------------------------------------------------------------------------------------------
+
+
+def confirm(move: Move, note: Note) -> dict[str, Any]:
+    """M10: the new trainer has done its steps, or an evaluation, or has come to the run's end.
+
+    Raises NoProgressError when it crashed or stands still: then the old box goes back to work.
+    """
+    desk = move.desk
+    begin = Cargo.from_json(move.deed.data["cargo2"]).step
+    host = move.host(move.new_id)
+    step_s = float((move.deed.data.get("rehearsal") or {}).get("step_s") or 0.0)
+    patience = max(STALL_S, 30.0 * step_s * move.request.confirm_steps)
+    moved_at, seen, first_at = desk.mono(), begin, move.deed.data.get("first_step_at")
+    while True:
+        status = move.status(move.new_id, move.new_dir)
+        known = _progress(host, f"{move.new_dir}/{METRICS}", int(move.deed.data.get("metrics_at") or 0), begin)
+        if known is None:
+            # a foreign trainer without metrics: its supervisor reads the bar of this very process
+            known = (status.step or 0) if status is not None and status.epoch == move.request.epoch else 0, False, ""
+        step, evaluated, wrong = known
+        if step > seen:
+            seen, moved_at = step, desk.mono()
+            first_at = first_at or desk.clock()
+        if wrong:
+            raise NoProgressError(f"The new trainer's {wrong} is not a finite number at step {step}.")
+        if seen >= begin + move.request.confirm_steps or evaluated:
+            break
+        if status is not None and status.ended and status.epoch == move.request.epoch:
+            if status.rc in BY_ITSELF and status.rc != RunExit.LIMIT:
+                break
+            if seen == begin or status.state == "crashed":
+                raise NoProgressError(f"The new trainer ended: {status.reason or status.rc}.")
+            break
+        if desk.mono() - moved_at > patience:
+            raise NoProgressError(f"The new trainer has done no step for {patience:.0f} s.")
+        note.say(f"step {seen}, {seen - begin} of {move.request.confirm_steps} seen")
+        desk.sleep(0.5)
+    drained = move.deed.data.get("drain_at")
+    pause = None
+    if isinstance(drained, (int, float)) and isinstance(first_at, (int, float)):
+        pause = max(0.0, first_at - drained)
+    note.detail = f"trained to step {seen}" + (f"; training stood still for {pause:.1f} s" if pause is not None else "")
+    return {"first_step_at": first_at, "pause_s": pause, "confirmed_step": seen}
+
+
+def _progress(host: Transport, path: str, since: int, begin: int) -> tuple[int, bool, str] | None:
+    """`(newest step after begin, whether an evaluation after begin was written, which loss is not finite)`.
+
+    Only what was written after byte `since` counts: the file begins with what the old box wrote. None without a file.
+    """
+    try:
+        size = host.stat(path).size
+        data = host.read_from(path, max(since, size - _TAIL)).data
+    except NotFoundError:
+        return None
+    step, evaluated, wrong = 0, False, ""
+    for line in data.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(event, dict):
+            continue
+        at = event.get("step")
+        if not isinstance(at, int) or at <= begin:
+            continue
+        if event.get("event") in ("train", "progress", "eval", "save"):
+            step = max(step, at)
+        for key in ("loss", "eval_loss"):
+            value = event.get(key)
+            if value in ("nan", "inf", "-inf") or (isinstance(value, float) and not math.isfinite(value)):
+                wrong = key
+        evaluated = evaluated or (event.get("event") == "eval" and not wrong)
+    return step, evaluated, wrong
+
+
+# -- M11, M12 ---------------------------------------------------------------------------------------------------------
+
+
+def destroy_old(move: Move, note: Note) -> dict[str, Any]:
+    """M11: fetch what the old box alone has (the best checkpoint), then destroy it and prove it."""
+    facts = _best(move, note)
+    state = destroy(move.desk, move.deed, move.old_id, note, label=move.request.old_label)
+    if state != "destroyed":
+        raise UnconfirmedError(
+            f"The run trains on instance {move.new_id}; the old instance {move.old_id} is unconfirmed and may still "
+            "bill.",
+            hint="tunewatch migrate RUN --resume tries again.", exists=f"instance {move.old_id}",
+        )  # fmt: skip
+    return facts
+
+
+def _best(move: Move, note: Note) -> dict[str, Any]:
+    """The best checkpoint is what the run hands over at its end, and the newest one is not it on a plateau."""
+    best = Cargo.from_json(move.deed.data["cargo2"]).best_step
+    if best is None or not move.deed.data.get("old_alive") or move.is_dead(move.old_id):
+        return {}
+    try:
+        cargo, _ = newest(move, move.old_id, move.request.old_dir, at_most=best)
+        if cargo is None or cargo.step != best:
+            return {}
+        note.say(f"fetching the best checkpoint, step {best}")
+        dest = f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{best}"
+        done = carry(move.desk, cargo, move.end(move.old_id, door=True), move.end(move.new_id), dest, note)
+    except TunewatchError as error:
+        # the run goes on without it; an old box that is kept for it would bill
+        return {"best_left": f"step {best}: {error.message}"}
+    return {"best_step": best, "best_bytes": done.bytes}
+
+
+def finish(move: Move, note: Note) -> dict[str, Any]:
+    """M12: what it cost and how long training stood, for the record beside what was expected."""
+    desk, data = move.desk, move.deed.data
+    new = bill(desk.journal, move.new_id, desk.clock())
+    until = data.get("first_step_at") or desk.clock()
+    ready = max(0.0, float(until) - move.deed.record.opened) / 3600
+    row = move.row(move.new_id)
+    overlap = ready * (row.dph_total if row is not None else new.usd_per_h)
+    pause = data.get("pause_s")
+    parts = {"save": data.get("drain_s"), "delta": data.get("sync_s")}
+    if isinstance(pause, (int, float)):
+        parts["load"] = max(0.0, pause - sum(float(v or 0.0) for v in parts.values()))
+    said = ", ".join(f"{name} {float(s or 0.0):.1f} s" for name, s in parts.items())
+    note.detail = f"overlap ${overlap:.2f}" + (f"; stood {pause:.1f} s ({said})" if isinstance(pause, float) else "")
+    lost = data.get("lost_steps")
+    return {"overlap_usd": overlap, "ready_h": ready, "pause_parts": parts, "lost_steps": lost}
