@@ -93,7 +93,9 @@ def throughput(view: RunView) -> Throughput | None:
             return None
         busy = view.elapsed_s - eval_s * len(view.evals) - save_s * len(saves)
         step_s = max(busy, 0.5 * view.elapsed_s) / view.step
-        return Throughput(step_s, eval_s, save_s, view.eval_every, save_every, 0.03, view.step, "elapsed")
+        whole = 1.0 if view.elapsed_s == int(view.elapsed_s) else 0.0
+        sd = math.hypot(0.03, 0.4 * whole / view.elapsed_s)
+        return Throughput(step_s, eval_s, save_s, view.eval_every, save_every, sd, view.step, "elapsed")
     pace = np.log([seconds / steps for steps, seconds in blocks])
     weight = np.array([steps for steps, _ in blocks], dtype=np.float64)
     since = _regime(pace)

@@ -1,6 +1,7 @@
 """Step time: pauses out, resumed and appended logs right, drift and changes seen, the interval honest."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from estimator.library import shipped
 from estimator.throughput import given_rate, throughput
 from estimator.view import make_view
+from remote.forecast import run_view
+from runner.log import LogReader
 
 STEP_S, EVAL_S, SAVE_S = 2.0, 30.0, 12.0
 
@@ -107,6 +110,16 @@ def test_any_readings_give_a_finite_speed_or_none(frames, pauses):
 def test_an_impossible_rate_is_refused(rate):
     with pytest.raises(ValueError, match="steps per second"):
         given_rate(rate)
+
+
+def test_a_real_console_log_of_slow_steps_is_measured_to_a_percent():
+    log = Path(__file__).parent / "data" / "trainer-logs" / "4.57.6-pipe-slow.txt"
+    reader = LogReader()
+    reader.feed(log.read_bytes())
+    found = throughput(run_view(reader.history()))
+    # the recorded program slept 1.2 s in every step; the model itself takes under a hundredth of that
+    assert found.step_s == pytest.approx(1.21, rel=0.01)
+    assert 0.05 < found.eval_s < 0.2
 
 
 def remaining_errors(progress):
