@@ -13,6 +13,7 @@ costs more than a cautious word: `fits` up to 88 % of what the card gives, `tigh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -47,6 +48,33 @@ class ModelShape:
     hidden: int
     heads: int
     vocab: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
+        """Read the `config.json` of a Hugging Face decoder (Llama, Mistral, Qwen and their like).
+
+        Parameters are counted from the shapes: embeddings (once when tied), attention with grouped keys, and a gated
+        feed-forward part. Raises ValueError that names a missing or impossible field.
+        """
+        config = config.get("text_config", config)
+        layers, hidden = _count(config, "num_hidden_layers"), _count(config, "hidden_size")
+        heads, vocab = _count(config, "num_attention_heads"), _count(config, "vocab_size")
+        inner = _count(config, "intermediate_size")
+        groups = _count(config, "num_key_value_heads", heads)
+        width = _count(config, "head_dim", hidden // heads)
+        attention = 2 * hidden * heads * width + 2 * hidden * groups * width
+        embeddings = vocab * hidden * (1 if config.get("tie_word_embeddings") else 2)
+        params = embeddings + layers * (attention + 3 * hidden * inner + 2 * hidden) + hidden
+        return cls(float(params), layers, hidden, heads, vocab)
+
+
+def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = config.get(key, default)
+    if value is None and default is not None:
+        value = default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"'{key}' has to be a whole number above 0, not {value!r}")
+    return value
 
 
 MINISTRAL_3B = ModelShape(params=3.4e9, layers=26, hidden=3072, heads=32, vocab=131072)

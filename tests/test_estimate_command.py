@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from estimator.memory import STATE_BYTES
+from tui.commands.estimate import OPTIMISERS
+
 LOG = Path(__file__).parent / "data" / "trainer-logs" / "5.23.0-pipe-crash.txt"
 SEED_ROWS = [
     (31457957, "A100 SXM4", 40960, 0.7411, 1.0, 0.6),
@@ -59,6 +62,22 @@ def test_a_real_log_gives_a_stay_row_on_the_box_of_speed_one(estimate):
     document = json.loads(done.stdout)
     assert document["stay"]["dph"] == 0.7411
     assert document["throughput"]["effective_steps_per_s"] > 0
+
+
+def test_a_models_config_judges_the_memory_of_every_offer(estimate, tmp_path):
+    config = tmp_path / "config.json"
+    shape = {"num_hidden_layers": 26, "hidden_size": 3072, "num_attention_heads": 32, "num_key_value_heads": 8}
+    config.write_text(json.dumps({**shape, "head_dim": 128, "intermediate_size": 9216, "vocab_size": 131072}))
+    args = ("--steps", 100, "--rate", 1, "--offers", estimate.offers, "--model", config, "--json")
+    classic = json.loads(estimate(*args, "--optimiser", "adamw").stdout)["quotes"]
+    assert [q["fits"] for q in classic] == ["no", "no", "fits"]
+    assert "adamw_bf16" in classic[0]["advice"]
+    tuned = json.loads(estimate(*args, "--lora", 16).stdout)["quotes"]
+    assert {q["fits"] for q in tuned} == {"fits"}
+
+
+def test_the_optimisers_on_the_command_line_are_the_estimators():
+    assert set(OPTIMISERS) == set(STATE_BYTES)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,27 @@ def test_unknown_memory_leaves_the_verdict_open_with_the_need_worked_out():
     assert fit.need_gib > 20
 
 
+def test_a_config_file_gives_the_published_number_of_parameters():
+    llama = {
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    }
+    assert ModelShape.from_config(llama).params == pytest.approx(8.03e9, rel=0.001)
+    assert ModelShape.from_config({"text_config": llama}).layers == 32
+
+
+@pytest.mark.parametrize("bad", [None, 0, "many", True, 2.5])
+def test_a_config_without_a_usable_field_names_it(bad):
+    config = {"num_hidden_layers": bad, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 256}
+    with pytest.raises(ValueError, match="num_hidden_layers"):
+        ModelShape.from_config(config)
+
+
 def test_a_model_too_large_for_any_remedy_is_told_to_find_a_bigger_gpu():
     huge = ModelShape(params=400e9, layers=120, hidden=16384, heads=128, vocab=128000)
     assert memory_fit(huge, TrainShape(), 24).advice == "a GPU with more memory"

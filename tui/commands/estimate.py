@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,10 +16,15 @@ from runner.history import RunHistory
 from tui.commands.common import emit_json, json_option
 
 if TYPE_CHECKING:  # numpy comes with these, and --help has no need of it
+    from estimator.memory import Optimiser
     from estimator.migration import Migration
     from estimator.offer import Offer
     from estimator.whatif import RuleOutcome
+    from estimator.workload import Workload
     from remote.forecast import RunForecast
+
+OPTIMISERS = ("adamw", "adamw_bf16", "adamw_8bit", "adafactor", "sgd")
+"""Those of `estimator.memory`, said again so that --help needs no numpy; a test holds the two together."""
 
 
 @click.command(short_help="Finish time and bill per offer.")
@@ -33,6 +40,14 @@ if TYPE_CHECKING:  # numpy comes with these, and --help has no need of it
 @click.option("--min-delta", type=click.FloatRange(min=0), help="Auto-stop: the gain that counts.")
 @click.option("--min-steps", type=click.IntRange(min=0), help="Auto-stop: not before this step.")
 @click.option("--count-from", type=click.Choice(["min_steps", "start"]), help="Auto-stop: which evals are judged.")
+@click.option("--model", "model_config", type=click.Path(), help="config.json of the model: judges the memory.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences per device and step."
+)
+@click.option("--length", type=click.IntRange(min=1), default=2048, show_default=True, help="Tokens per sequence.")
+@click.option("--optimiser", type=click.Choice(OPTIMISERS), default="adamw_bf16", show_default=True)
+@click.option("--lora", type=click.IntRange(min=1), help="LoRA rank; without it all parameters are trained.")
+@click.option("--no-checkpointing", is_flag=True, help="Activations are kept, not recomputed.")
 @click.option("--what-if", is_flag=True, help="With a target: what other auto-stop rules would do.")
 @json_option
 def command(
@@ -48,6 +63,12 @@ def command(
     min_delta: float | None,
     min_steps: int | None,
     count_from: CountFrom | None,
+    model_config: str | None,
+    batch: int,
+    length: int,
+    optimiser: Optimiser,
+    lora: int | None,
+    no_checkpointing: bool,
     what_if: bool,
     as_json: bool,
 ) -> None:
@@ -66,10 +87,11 @@ def command(
     if target is None and (steps is None or rate is None):
         raise UsageError("Without a target both --steps and --rate are needed.", hint="See tunewatch estimate --help.")
     offers = load_offers(offers_file)
+    work = workload(model_config, batch, length, optimiser, lora, checkpointing=not no_checkpointing)
     if target is None:
         from estimator.quote import scenario_quotes
 
-        table = scenario_quotes(steps or 0, rate or 0.0, offers, here=running_offer(offers, here))
+        table = scenario_quotes(steps or 0, rate or 0.0, offers, work=work, here=running_offer(offers, here))
         document: dict[str, Any] = {"quotes": [q.to_json() for q in table.quotes], "stay": None}
     else:
         from remote.bets import BetBook
@@ -89,6 +111,7 @@ def command(
             max_steps=steps,
             rate=rate,
             scenario=rate is not None,
+            workload=work,
             widen=book.calibration().widen,
             own_runs=book.own_runs(),
         )
@@ -105,6 +128,27 @@ def command(
         return
     for line in table_lines(document):
         click.echo(line)
+
+
+def workload(
+    model_config: str | None, batch: int, length: int, optimiser: Optimiser, lora: int | None, *, checkpointing: bool
+) -> Workload | None:
+    """What a box has to hold, from the model's config.json; None leaves the memory verdict open."""
+    if model_config is None:
+        return None
+    from estimator.memory import ModelShape, TrainShape
+    from estimator.workload import Workload
+
+    try:
+        shape = ModelShape.from_config(json.loads(Path(model_config).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no file {model_config}.") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{model_config} is not a model's config.json: {error}.") from error
+    train = TrainShape(
+        batch=batch, length=length, optimiser=optimiser, lora_rank=lora, checkpointing=checkpointing, prefix_mask=False
+    )
+    return Workload(model_gb=shape.params * 2 / 1e9, model=shape, train=train)
 
 
 def moves(found: RunForecast, offers: Sequence[Offer]) -> list[Migration]:
