@@ -169,6 +169,13 @@ class StopFlag:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._heard)
 
+    def disarm(self) -> None:
+        """Ignore both from here on: the run is over. While the interpreter ends it puts the default handlers back, and
+        a SIGTERM that comes then (the supervisor's, for a request we have already obeyed) would make the exit code 143.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
     def _heard(self, number: int, _: object) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # pressed twice: the person does not want to wait

@@ -45,7 +45,6 @@ def load_model(
     checkpoint was made for another mask and `override` is False.
     """
     import torch
-    from transformers import AutoConfig
 
     if attention not in ATTENTION:
         raise MaskError(f"Attention '{attention}' ignores the prompt mask.", hint=f"Use one of {', '.join(ATTENTION)}.")
@@ -53,8 +52,7 @@ def load_model(
     where: dict[str, Any] = {} if Path(name).is_dir() else {"revision": revision}
     if (Path(name) / "adapter_config.json").is_file():
         return _load_adapter(Path(name), mask=mask, attention=attention, dtype=dtype, override=override)
-    with _translated(name, revision):
-        config = AutoConfig.from_pretrained(name, **where)
+    config = read_config(name, revision)
     recorded: MaskMode | None = getattr(config, "prompt_mask", None)
     if recorded is not None and recorded != mask and not override:
         raise MaskError(
@@ -135,6 +133,15 @@ def dequantised(config: Any) -> dict[str, Any] | None:
     if method != "fp8":
         raise UsageError(f"The checkpoint is quantised with '{method}'; only FP8 can be dequantised for training.")
     return {**settings, "quant_method": "fp8", "dequantize": True}
+
+
+def read_config(source: str | Path, revision: str = "main") -> Any:
+    """The configuration of a model; no weight is read. Raises like `load_model`."""
+    from transformers import AutoConfig
+
+    name = str(source)
+    with _translated(name, revision):
+        return AutoConfig.from_pretrained(name, **({} if Path(name).is_dir() else {"revision": revision}))
 
 
 def read_mask(checkpoint: str | Path) -> MaskMode | None:

@@ -32,7 +32,8 @@ from runner.study import demo
 from runner.study.callbacks import StopFlag, say
 from runner.study.data import Prepared, prepare, read_pairs
 from runner.study.hub import Uploader
-from runner.study.load import Loaded, load_model, set_mask
+from runner.study.load import Loaded, load_model, read_config, set_mask
+from runner.study.memory import Shape, Verdict, card_gib, verdict
 from runner.study.train import Outcome, fine_tune, is_disk_full
 
 _LAST_UPLOAD_S = 3600.0
@@ -99,6 +100,8 @@ class Study:
         self.done: dict[str, dict[str, Any]] = {}
         """Stages with a result: name to {"macro", "tasks"}."""
         self.outcome: Outcome | None = None
+        self.verdict: Verdict | None = None
+        """The memory account, once the model's shape is known."""
 
     def main(self) -> RunExit:
         """Run the recipe to its end and return the exit code; never raises for what a run can meet."""
@@ -107,6 +110,7 @@ class Study:
         if self.rank == 0:
             self._open()
         code, reason = self._guarded(self._run)
+        self.flag.disarm()
         if self.writer is not None:
             step = self.outcome.step if self.outcome else None
             runtime = self.outcome.runtime_s if self.outcome else None
@@ -131,7 +135,7 @@ class Study:
             say(f"stop: {asked}")
             return RunExit.STOPPED, f"asked: {asked}"
         except torch.cuda.OutOfMemoryError as error:
-            say(out_of_memory(self.recipe, error))
+            say(out_of_memory(self.recipe, error, self.verdict))
             return RunExit.CUDA_OOM, "CUDA out of memory"
         except TunewatchError:
             if self.writer is not None:
@@ -218,6 +222,7 @@ class Study:
     def _train(self) -> Outcome:
         if self.writer is not None:
             self.writer.write("stage_begin", name="stage3" if self.recipe.kind == "stage3" else "stage5")
+        self._say_memory()
         loaded = self.load(self.recipe.model.base)
         data = training_data(self.recipe, loaded.tokenizer)
         if self.rank == 0:
@@ -239,6 +244,13 @@ class Study:
         finally:
             if uploader is not None and not uploader.close(_LAST_UPLOAD_S):
                 say(f"upload: the last one did not end within {_LAST_UPLOAD_S:.0f} s; the local copy is kept")
+
+    def _say_memory(self) -> None:
+        """Whether it fits, before the weights are loaded: a person can still change the recipe."""
+        source = demo.source(self.recipe.model.base)
+        self.verdict = verdict(Shape.of(read_config(source, self.recipe.model.revision)), self.recipe, card_gib())
+        if self.rank == 0:
+            say(self.verdict.in_words())
 
     def _uploader(self) -> Uploader | None:
         """The background upload of rank 0, if the recipe names a repository."""
@@ -279,13 +291,14 @@ def downstream(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> Sta
     return harness(recipe, name, loaded, mask)
 
 
-def out_of_memory(recipe: Recipe, error: BaseException) -> str:
-    """What to say when the card was too small, with three ways out."""
+def out_of_memory(recipe: Recipe, error: BaseException, account: Verdict | None) -> str:
+    """What to say when the card was too small: the account, and three ways out."""
     train = recipe.train
     ways = [
         f"halve batch_size (now {train.batch_size}) and double grad_accum (now {train.grad_accum})",
         f"shorten max_length (now {recipe.data.max_length}), or set activation_checkpointing=true and loss_chunk=256",
         f"a smaller optimizer (now {train.optimizer}): adamw_8bit, adafactor, or lora_rank=16",
     ]
-    lines = [f"CUDA out of memory: {str(error).splitlines()[0]}", *(f"  - {way}" for way in ways)]
+    lines = [f"CUDA out of memory: {str(error).splitlines()[0]}", *([account.in_words()] if account else [])]
+    lines += [f"  - {way}" for way in ways]
     return "\n".join(lines)
