@@ -35,6 +35,9 @@ BLEND = (0.35, 0.55)
 FEW_EVALS = 0.05
 """Mass added per e-fold that fewer than six evals are known, at most 0.035; up to 0.015 is taken away beyond."""
 DEFAULT_PATHS = 512
+FEWEST_PATHS = 64
+LARGEST_WORK = 150_000
+"""Losses simulated per forecast; the paths are thinned to keep to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,8 @@ def forecast_stop(
     if not coming:
         return certain(view.horizon, n, view.horizon, "horizon", best=state.best)
     losses = np.array([loss for _, loss in pairs], dtype=np.float64)
+    # thousands of evals to come: fewer paths say the same, and a screen must not wait for a second
+    n = max(FEWEST_PATHS, min(n, LARGEST_WORK // len(coming)))
     paths, method = futures_of(view, rule, state, losses, len(coming), rng, library or shipped(), n, held_out)
     index = simulate_stop(rule, state, coming, paths)
     steps = np.array([*coming, view.horizon], dtype=np.int64)
