@@ -129,7 +129,7 @@ class RemoteSource:
 
     def _ask(self, seconds: float) -> None:
         began = self._clock()
-        # a run of ours writes its metrics a moment after its status: not to be waited for as long as what may never come
+        # a run of ours writes its metrics a moment after its status: not to be waited for like what may never come
         soon = 1.0 if self._status is not None and self._metrics is None else _LOOK_EVERY_S
         if not self._is_file and (self._folder is None or began - self._looked_at > soon):
             self._look(began)

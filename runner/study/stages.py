@@ -137,9 +137,10 @@ class Study:
         except torch.cuda.OutOfMemoryError as error:
             say(out_of_memory(self.recipe, error, self.verdict))
             return RunExit.CUDA_OOM, "CUDA out of memory"
-        except TunewatchError:
+        except TunewatchError as error:
             if self.writer is not None:
-                self.writer.write("end", step=None, reason="refused", rc=2, runtime_s=None)
+                reason = f"refused: {error.message}"
+                self.writer.write("end", step=None, reason=reason, rc=int(error.exit_code), runtime_s=None)
                 self.writer.close()
                 self.writer = None
             raise
