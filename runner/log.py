@@ -271,8 +271,8 @@ class _Reader:
             return
         self._kept_clock = self._elapsed
         process.frames.append(Frame(step, process.elapsed, len(self.processes) - 1))
-        # as many readings to come as would fill half the series again: a long run is read ever more rarely
-        self._next_reading = step + max(1, step // (LIMIT // 2))
+        # a long run is read ever more rarely, in proportion to its length
+        self._next_reading = step + max(1, step // (LIMIT // 4))
 
     def _saved(self, step: int, process: Process) -> None:
         """Note how long a save took, where the bar's clock of whole seconds can tell."""

@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from runner.history import EvalPoint, Frame, Pause, TrainPoint
-from runner.log_words import Record
+from runner.log_words import Record, to_number
 from runner.thin import Thinned, thin_frames, thin_train
 
 
@@ -324,11 +324,17 @@ class Process:
 
 def train_point(entry: Entry) -> TrainPoint | None:
     """A loss line as a point of the history; None for a line without a loss."""
-    record = entry.record
-    loss = record.number(b"loss")
+    values = entry.record.values
+    loss = to_number(values.get(b"loss"))
     if loss is None:
         return None
-    return TrainPoint(entry.step, loss, record.number(b"grad_norm"), record.number(b"learning_rate"), record.epoch)
+    return TrainPoint(
+        entry.step,
+        loss,
+        to_number(values.get(b"grad_norm")),
+        to_number(values.get(b"learning_rate")),
+        entry.record.epoch,
+    )
 
 
 def eval_point(entry: Entry, step: int | None) -> EvalPoint | None:

@@ -22,7 +22,7 @@ _STEP_OF = re.compile(rb"(\d{1,12})/(\d{1,12})")
 class Record:
     """One dict line of the Trainer: keys to printed values, as bytes."""
 
-    __slots__ = ("epoch", "is_end", "is_eval", "quoted", "values")
+    __slots__ = ("epoch", "is_end", "is_eval", "is_trainers", "quoted", "values")
 
     values: dict[bytes, bytes]
 
@@ -32,6 +32,12 @@ class Record:
         self.epoch = to_number(self.values.get(b"epoch"))
         """Epochs done; None in a dict that the Trainer did not write."""
         is_loss = b"loss" in self.values
+        self.is_trainers = self.epoch is not None and (
+            to_number(self.values[b"loss"]) is not None
+            if is_loss
+            else all(to_number(self.values[k]) is not None for k in _LOSSES if k in self.values)
+        )
+        """Whether the Trainer wrote it: each of its lines carries the epoch, and numbers where a loss is named."""
         self.is_end = not is_loss and b"train_loss" in self.values
         """Whether it closes the training; `train_runtime` alone does not (token counting puts it in every line)."""
         self.is_eval = not is_loss and not self.is_end and any(k.startswith(b"eval_") for k in self.values)
@@ -44,13 +50,6 @@ class Record:
     def printed(self, key: bytes) -> str:
         """The value of a key as it stands in the log; empty when it is absent."""
         return self.values.get(key, b"").decode("utf-8", "replace")
-
-    @property
-    def is_trainers(self) -> bool:
-        """Whether the Trainer wrote it: each of its lines carries the epoch, and numbers where a loss is named."""
-        if self.epoch is None:
-            return False
-        return all(to_number(self.values[k]) is not None for k in _LOSSES if k in self.values)
 
     def step(self) -> tuple[int, int | None] | None:
         """`(step, max_steps)` where the line itself says it, as some forks do; None otherwise."""
