@@ -52,7 +52,14 @@ class Desk:
         """What the deed reports."""
         return DeedResult(ok, state, run, instance_id, tuple(self.steps))
 
-    def patiently(self, call: Callable[[], T], *, for_s: float, first_wait_s: float = 1.0) -> T:
+    def patiently(
+        self,
+        call: Callable[[], T],
+        *,
+        for_s: float,
+        first_wait_s: float = 1.0,
+        again_on: tuple[type[TunewatchError], ...] = (UnreachableError, ProviderError),
+    ) -> T:
         """Repeat a harmless or idempotent call while trying again may help, at most for `for_s` seconds.
 
         The last error is raised. A wrong key and an unknown instance are not waited out.
@@ -64,7 +71,7 @@ class Desk:
                 return call()
             except (AuthError, NoSuchInstanceError):
                 raise
-            except (UnreachableError, ProviderError) as error:
+            except again_on as error:
                 pause = max(wait, error.retry_after_s if isinstance(error, RateLimitedError) else 0.0)
                 if self.mono() + pause > until:
                     raise

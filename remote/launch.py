@@ -244,7 +244,10 @@ def _arm(
     limits = limits_for(row, request.wishes, url=url, spent_usd=spent)
     deadline = request.wishes.deadline_s
     deed.intent("guard", instance=row.id)
-    desk.patiently(lambda: arm(desk, host, run_dir, limits, lambda words: python_command(box, words), note), for_s=60.0)
+    desk.patiently(
+        lambda: arm(desk, host, run_dir, limits, lambda words: python_command(box, words), note),
+        for_s=60.0, again_on=(UnreachableError,),
+    )  # fmt: skip
     again = python_command(box, f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
     host.put(
         f"#!/bin/sh\n# the container began anew: its guard stands again\n({again} </dev/null >>{shell_path(run_dir)}"

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,6 +60,8 @@ class FakeVast:
         self.rate_limits = rate_limits
         self.calls: list[tuple[str, str]] = []
         self.bodies: list[tuple[str, Any]] = []
+        self.limited = 0
+        """Calls that came too soon."""
         self.closing = threading.Event()
         self.bad_key_status = 404
         self._last: dict[tuple[str, str], float] = {}
@@ -116,9 +117,10 @@ class FakeVast:
         """Plain-text 429 when an identity comes back to an endpoint too soon."""
         if not self.rate_limits or operation not in THRESHOLDS:
             return
-        now = time.monotonic()
+        now = self.world.clock()
         last = self._last.get((operation, identity))
-        if last is not None and now - last < THRESHOLDS[operation]:
+        if last is not None and now - last < THRESHOLDS[operation] - 1e-6:
+            self.limited += 1
             raise Refusal(429, f"API requests too frequent endpoint threshold={THRESHOLDS[operation]}")
         self._last[(operation, identity)] = now
 
