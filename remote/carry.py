@@ -19,6 +19,8 @@ WayName = Literal["hub", "direct", "laptop"]
 
 LAPTOP_MBIT = 100.0
 """Mbit/s counted for the laptop's own line, each direction, until it was measured."""
+SETUP_S = {"laptop": 0.2, "direct": 2.0, "hub": 10.0}
+"""Seconds before the first byte: a key made, let in and taken out again; a repository looked up."""
 GUESSED_MBIT = 200.0
 """Mbit/s counted for a box about whose line nothing is said."""
 
@@ -57,7 +59,7 @@ def ways(
 
     >>> old, new = Line(up_mbit=800), Line(down_mbit=1600)
     >>> [(w.name, round(w.seconds)) for w in ways(10**9, old, new, usd_per_h=1.4, reachable=True, on_hub=False)]
-    [('direct', 10), ('laptop', 80)]
+    [('direct', 12), ('laptop', 80)]
     """
     up, down = old.up_mbit or GUESSED_MBIT, new.down_mbit or GUESSED_MBIT
     gb = size / 1e9
@@ -71,5 +73,5 @@ def ways(
 
 
 def _way(name: WayName, size: int, mbit: float, traffic: float, usd_per_h: float) -> Way:
-    seconds = size * 8e-6 / max(mbit, 1e-3)
+    seconds = SETUP_S[name] + size * 8e-6 / max(mbit, 1e-3)
     return Way(name, seconds, traffic + usd_per_h * seconds / 3600)

@@ -96,9 +96,15 @@ class Carried:
     """Of the last try; "there already" when nothing travelled."""
 
 
-def newest_checkpoint(end: End, folder: str, *, at_most: int | None = None) -> tuple[Cargo | None, list[str]]:
-    """The newest whole checkpoint of a folder on a box, and what was passed over. Raises link errors."""
+def newest_checkpoint(
+    end: End, folder: str, *, at_most: int | None = None, pin: str | None = None
+) -> tuple[Cargo | None, list[str]]:
+    """The newest whole checkpoint of a folder on a box, and what was passed over. Raises link errors.
+
+    With `pin`, a folder there, it cannot be pruned while it is brought over.
+    """
     limit = "" if at_most is None else f" --at-most {at_most}"
+    limit += "" if pin is None else f" --pin {shell_path(pin)}"
     said = _ask(end, f"newest {shell_path(folder)}{limit}", {}, timeout=HASH_S)
     if said.get("step") is None:
         return None, list(said.get("torn") or [])

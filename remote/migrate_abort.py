@@ -16,12 +16,13 @@ from dataclasses import replace
 from remote.bootstrap import Phases
 from remote.desk import Note
 from remote.destroy import destroy
-from remote.migrate_ready import newest
+from remote.migrate_ready import PINNED, newest
 from remote.migrate_switch import BY_ITSELF
 from remote.move import Move
 from remote.remote_run import start_run
 from remote.stop import stop_run
 from remote.target import Target
+from remote.transport import shell_path
 from runner.errors import NotFoundError, TunewatchError, UnconfirmedError
 from runner.rundir import FENCE
 
@@ -68,6 +69,8 @@ def undo(move: Move, why: str) -> bool:
         with suppress(TunewatchError):
             # it had been halted, and was started only to be read
             move.desk.provider.stop(move.old_id)
+    with suppress(TunewatchError):
+        move.host(move.old_id).run(f"rm -rf {shell_path(f'{move.request.old_dir}/{PINNED}')}", timeout=30.0)
     deed.close("aborted", why=why)
     return True
 
@@ -131,4 +134,5 @@ def back(move: Move, note: Note) -> None:
         target=Target("vast", run_dir, instance_id=move.old_id), home=move.desk.journal.home,
         grace_s=move.request.launch.grace_s, environment=move.env, phases=phases,
     )  # fmt: skip
+    move.desk.journal.put_box(move.old_id, epoch=epoch, state="running")
     note.detail = f"from step {cargo.step}, epoch {epoch}"

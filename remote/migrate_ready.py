@@ -28,11 +28,14 @@ from remote.transport import Transport
 from runner.box.limits import RELEASE
 from runner.errors import NotFoundError, ProviderError, RefusedError, UnreachableError
 from runner.history import RunHistory
+from runner.log import LogReader
 from runner.metrics import MetricsReader
-from runner.rundir import CHECKPOINTS, METRICS
+from runner.rundir import CHECKPOINTS, LOG, METRICS
 
 PROBATION_S = 2 * 3600.0
 """A new box that nobody tends to for so long ends itself: the laptop that rented it is gone."""
+PINNED = "pinned"
+"""Folder in the old run directory with hard links to the checkpoint that is being brought over."""
 FIRST_SAVE_S = 1800.0
 """The old run is given so long for its first checkpoint."""
 EVAL_TOLERANCE = 1e-3
@@ -127,7 +130,7 @@ def save(move: Move, note: Note) -> dict[str, Any]:
         _wake(move, note)
     until = desk.mono() + FIRST_SAVE_S
     while True:
-        cargo, torn = newest(move, move.old_id, move.request.old_dir)
+        cargo, torn = newest(move, move.old_id, move.request.old_dir, pin=True)
         if cargo is not None:
             note.detail = f"step {cargo.step}, {cargo.size / 1e6:.0f} MB" + (f"; passed over {torn[0]}" if torn else "")
             return {"cargo": cargo.to_json()}
@@ -140,13 +143,16 @@ def save(move: Move, note: Note) -> dict[str, Any]:
         desk.sleep(2.0)
 
 
-def newest(move: Move, instance_id: int, run_dir: str, *, at_most: int | None = None) -> tuple[Cargo | None, list[str]]:
-    """The newest whole checkpoint of the run on a box, wherever its trainer puts them."""
+def newest(
+    move: Move, instance_id: int, run_dir: str, *, at_most: int | None = None, pin: bool = False
+) -> tuple[Cargo | None, list[str]]:
+    """The newest whole checkpoint of the run on a box, wherever its trainer puts them; `pin` keeps it from pruning."""
     end = move.end(instance_id)
     found: list[Cargo] = []
     passed: list[str] = []
     for folder in move.folders():
-        cargo, torn = newest_checkpoint(end, f"{run_dir}/{folder}", at_most=at_most)
+        place = f"{run_dir}/{PINNED}/{folder.replace('/', '-')}" if pin else None
+        cargo, torn = newest_checkpoint(end, f"{run_dir}/{folder}", at_most=at_most, pin=place)
         passed += torn
         if cargo is not None:
             found.append(cargo)
@@ -191,7 +197,7 @@ def transfer(move: Move, note: Note) -> dict[str, Any]:
             if isinstance(error, SourceSpoiledError):
                 at_most = cargo.step - 1
             note.say(f"{error.message} Looking for another.")
-            other, _ = newest(move, move.old_id, move.request.old_dir, at_most=at_most)
+            other, _ = newest(move, move.old_id, move.request.old_dir, at_most=at_most, pin=True)
             if other is None:
                 raise RefusedError("No checkpoint of the run could be brought over whole.") from error
             cargo = other
@@ -276,19 +282,18 @@ def _rehearsed(move: Move, cargo: Cargo) -> dict[str, Any]:
 
 
 def history_of(host: Transport, run_dir: str) -> RunHistory:
-    """The history of a run from its metrics; empty where there are none."""
-    reader = MetricsReader()
-    offset = 0
-    while True:
+    """The history of a run from its metrics, from its log where it writes none; empty where there is neither."""
+    readers: tuple[tuple[str, MetricsReader | LogReader], ...] = ((METRICS, MetricsReader()), (LOG, LogReader()))
+    for name, reader in readers:
+        offset = 0
         try:
-            chunk = host.read_from(f"{run_dir}/{METRICS}", offset)
+            while chunk := host.read_from(f"{run_dir}/{name}", offset, timeout=60.0).data:
+                reader.feed(chunk)
+                offset += len(chunk)
         except NotFoundError:
-            break
-        if not chunk.data:
-            break
-        reader.feed(chunk.data)
-        offset += len(chunk.data)
-    return reader.history()
+            continue
+        return reader.history()
+    return RunHistory()
 
 
 def _again(move: Move, step_s: float) -> Decision | None:

@@ -1,12 +1,13 @@
 """A checkpoint's comings and goings on a box, asked for by the laptop while a run moves. One JSON document each.
 
-    python -m runner.box.checkpoint newest DIR [--at-most N]    the newest whole checkpoint-N, files with their hashes
-    python -m runner.box.checkpoint stage DEST                  what of the files on stdin is at DEST.carry already
-    python -m runner.box.checkpoint finish DEST                 compare every hash; only then DEST.carry becomes DEST
+    python -m runner.box.checkpoint newest DIR [--at-most N] [--pin P]    the newest whole checkpoint-N and its hashes
+    python -m runner.box.checkpoint stage DEST                            what of the files on stdin is at DEST.carry already
+    python -m runner.box.checkpoint finish DEST                           compare every hash; only then DEST.carry becomes DEST
 
 A checkpoint that travels lies in `checkpoint-N.carry`, a name no trainer resumes from; it gets its own name when every
 file has the bytes that the manifest names. A file that some checkpoint here has already (the tokenizer, mostly) is
-copied and does not travel twice.
+copied and does not travel twice. A trainer prunes its checkpoints while one of them is being read: with `--pin` that
+one is kept by a second set of names (hard links) under P.
 
 A foreign trainer seals nothing: its checkpoint counts as whole when trainer_state.json, which it writes last, names the
 step of the folder. Standard library only, and the syntax of Python 3.9.
@@ -31,7 +32,7 @@ CARRY = ".carry"
 TRAINER_STATE = "trainer_state.json"
 
 
-def newest(directory: Path, at_most: int | None = None) -> dict[str, Any]:
+def newest(directory: Path, at_most: int | None = None, pin: Path | None = None) -> dict[str, Any]:
     """The newest whole checkpoint: `{"step", "path", "sealed", "files", ...}`; step None when there is none.
 
     Sizes are compared here, hashes where it arrives. `torn` names what was passed over and why.
@@ -53,9 +54,14 @@ def newest(directory: Path, at_most: int | None = None) -> dict[str, Any]:
             torn.append(f"{path.name}: {problems[0]}")
             continue
         sealed = (path / MANIFEST).is_file()
+        try:
+            place = path if pin is None else _pinned(path, files, pin)
+        except FileNotFoundError:
+            torn.append(f"{path.name}: pruned in this moment")
+            continue
         return {
             "step": step,
-            "path": str(path.resolve()),
+            "path": str(place.resolve()),
             "sealed": sealed,
             "files": files,
             "eval_loss": _eval_at(state, step),
@@ -64,6 +70,24 @@ def newest(directory: Path, at_most: int | None = None) -> dict[str, Any]:
             "torn": torn,
         }
     return {"step": None, "torn": torn}
+
+
+def _pinned(path: Path, files: dict[str, Any], pin: Path) -> Path:
+    """Hard links to a checkpoint's files, in place of those that were pinned before; `path` where links do not work."""
+    place = pin / path.name
+    if place.resolve() == path.resolve():
+        return path
+    shutil.rmtree(pin, ignore_errors=True)
+    try:
+        for name in files:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(path / name, place / name)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.rmtree(pin, ignore_errors=True)
+        return path
+    return place
 
 
 def stage(dest: Path, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -165,11 +189,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("newest", "stage", "finish"))
     parser.add_argument("path", type=Path)
     parser.add_argument("--at-most", type=int, default=None, help="ignore later steps")
+    parser.add_argument("--pin", type=Path, default=None, help="keep the one that is found by hard links here")
     options = parser.parse_args(argv)
     path = Path(os.path.expanduser(options.path))  # noqa: PTH111 - it may arrive with a ~ that no shell has seen
     try:
         if options.what == "newest":
-            answer = newest(path, options.at_most)
+            answer = newest(path, options.at_most, options.pin)
         else:
             wanted = json.load(sys.stdin)["files"]
             if any(name.startswith("/") or ".." in Path(name).parts for name in wanted):
