@@ -27,6 +27,8 @@ NEIGHBOURS = 60
 PER_CURVE = 2
 BANDWIDTH_RANK = 15
 """The kernel's width is the distance of this neighbour, so it adapts to how crowded the library is there."""
+AT_HOME, FAR = 1.15, 4.0
+"""Distances to the nearest analogs: usual for the library's own curves held out, and for a curve unlike them all."""
 WEIGHTS = np.array([1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.7, 1.0, 1.0, 0.5, 0.5])
 """Of the eleven features, set once by judgement; halving or doubling any moves the held-out score by a few percent."""
 SCALE_POWER = 0.8
@@ -217,8 +219,9 @@ class Seen:
 
 def neighbours(
     library: Library, seen: Seen, held_out: Callable[[Library], NDArray[np.bool_]] | None = None
-) -> tuple[Ints, Floats]:
-    """Indices of the nearest states and their weights (sum 1). `held_out` marks curves that must not be used.
+) -> tuple[Ints, Floats, float]:
+    """Indices of the nearest states, their weights (sum 1), and how far away they are (the width of the kernel, about 1
+    where the library is at home). `held_out` marks curves that must not be used.
 
     Runs with fewer than three evals are compared with states of the same count, where not all features exist.
     """
@@ -228,12 +231,12 @@ def neighbours(
         usable = usable & ~held_out(library)[library.curve]
     candidates = np.flatnonzero(usable)
     if len(candidates) == 0:
-        return candidates, np.zeros(0)
+        return candidates, np.zeros(0), FAR
     if seen.k == 0:
         # what tunewatch watches is a fine-tune more often than not: half of the weight is theirs
         tunes = library.families[library.curve[candidates]] == "hf"
         prior = np.where(tunes, 0.5 / max(1, tunes.sum()), 0.5 / max(1, (~tunes).sum()))
-        return candidates, prior / prior.sum()
+        return candidates, prior / prior.sum(), AT_HOME
     one = np.zeros(1, dtype=np.int64)
     mine = describe(
         _movement(seen.losses[None, :], one, one + seen.k),
@@ -257,7 +260,7 @@ def neighbours(
     near = distance[picked]
     width = near[min(len(near) - 1, BANDWIDTH_RANK)] + 1e-6
     weight = np.exp(-0.5 * (near / width) ** 2)
-    return candidates[picked], weight / weight.sum()
+    return candidates[picked], weight / weight.sum(), float(width)
 
 
 def analog_paths(

@@ -7,8 +7,9 @@ forecast can never name a step before the earliest legal stop or after the horiz
 **The interval that is shown.** The stop step has an atom at the horizon, so central quantiles are too wide where the
 run surely goes on, and useless where it may do either. Shown is the shortest interval around the median that holds a
 chosen mass: `MASS_LATE` of everything where the run will probably reach the horizon, `MASS_EARLY` of the mass of the
-early stops where it will probably stop, in between a blend, and a little more while few evals are known. These numbers
-were chosen on curves held out by source so that the interval covers about 80 % of runs that go on and of runs that stop
+early stops where it will probably stop, in between a blend; a little more while few evals are known, and more when the
+library knows nothing like this curve. These numbers were chosen on curves held out by source, under six rules, so that
+the interval covers about 80 % of the runs that stop early and more of those that go on
 (see `python -m estimator.backtest --held-out`). `p10` and `p90` are the ends of this interval.
 """
 
@@ -22,18 +23,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimator.bayes import power_law_paths
-from estimator.library import Library, Seen, analog_paths, neighbours, shipped
+from estimator.library import AT_HOME, Library, Seen, analog_paths, neighbours, shipped
 from estimator.simulate import Floats, Ints, simulate_best, simulate_stop
 from estimator.view import RunView
 from runner.autostop import StopRule, StopState, earliest_stop, replay
 
 POWER_LAW_SHARE = 0.3
-MASS_LATE = 0.83
+MASS_LATE = 0.82
 MASS_EARLY = 0.82
 BLEND = (0.35, 0.55)
 """Between these probabilities of an early stop the two masses are blended."""
-FEW_EVALS = 0.05
-"""Mass added per e-fold that fewer than six evals are known, at most 0.035; up to 0.015 is taken away beyond."""
+FEW_EVALS = 0.04
+"""Mass added per e-fold that fewer than six evals are known, at most 0.028; up to 0.012 is taken away beyond."""
+FAR_ANALOGS = 0.15
+"""Mass added per e-fold that the analogs are further away than usual, at most 0.105; up to 0.023 is taken away."""
 DEFAULT_PATHS = 512
 FEWEST_PATHS = 64
 LARGEST_WORK = 150_000
@@ -106,12 +109,12 @@ def forecast_stop(
     losses = np.array([loss for _, loss in pairs], dtype=np.float64)
     # thousands of evals to come: fewer paths say the same, and a screen must not wait for a second
     n = max(FEWEST_PATHS, min(n, LARGEST_WORK // len(coming)))
-    paths, method = futures_of(view, rule, state, losses, len(coming), rng, library or shipped(), n, held_out)
+    paths, method, distance = futures_of(view, rule, state, losses, len(coming), rng, library or shipped(), n, held_out)
     index = simulate_stop(rule, state, coming, paths)
     steps = np.array([*coming, view.horizon], dtype=np.int64)
     samples = np.sort(steps[index])
     p_early = float(np.mean(samples < view.horizon))
-    level = min(0.995, max(0.05, interval_mass(p_early, len(losses)) + widen))
+    level = min(0.995, max(0.05, interval_mass(p_early, len(losses), distance) + widen))
     p10, p50, p90 = shortest_interval(samples, level)
     return StopForecast(
         samples=samples,
@@ -137,8 +140,8 @@ def futures_of(
     library: Library,
     n: int,
     held_out: Callable[[Library], NDArray[np.bool_]] | None,
-) -> tuple[Floats, str]:
-    """Loss paths of the coming evals and the name of the method."""
+) -> tuple[Floats, str, float]:
+    """Loss paths of the coming evals, the name of the method, and how far away the analogs were."""
     horizon = view.horizon or 1
     seen = Seen(
         losses=losses,
@@ -149,24 +152,27 @@ def futures_of(
         min_share=min(1.0, rule.min_steps / horizon),
     )
     own = round(n * POWER_LAW_SHARE) if len(losses) >= 3 else 0
-    states, weights = neighbours(library, seen, held_out)
+    states, weights, distance = neighbours(library, seen, held_out)
     if len(states) == 0:
         # nothing comparable in the library: the curve has to speak for itself
         if len(losses) < 2:
             level = float(losses[-1]) if len(losses) else 0.0
-            return np.full((n, coming), level), "library"
-        return power_law_paths(losses, seen.length, n, rng), "power law"
+            return np.full((n, coming), level), "library", distance
+        return power_law_paths(losses, seen.length, n, rng), "power law", distance
     analogs = analog_paths(library, seen, states, weights, n - own, rng)
     if own == 0:
-        return analogs, "library"
-    return np.concatenate([analogs, power_law_paths(losses, seen.length, own, rng)]), "mixture"
+        return analogs, "library", distance
+    return np.concatenate([analogs, power_law_paths(losses, seen.length, own, rng)]), "mixture", distance
 
 
-def interval_mass(p_early: float, k: int) -> float:
-    """Mass the shown interval has to hold, from the probability of an early stop and the evals seen."""
+def interval_mass(p_early: float, k: int, distance: float = AT_HOME) -> float:
+    """Mass the shown interval has to hold: from the probability of an early stop, the evals seen, and how far away the
+    analogs were.
+    """
     early = min(1.0, max(0.0, (p_early - BLEND[0]) / (BLEND[1] - BLEND[0])))
-    few = FEW_EVALS * min(0.7, max(-0.3, math.log(6 / max(k, 1))))
-    return (1 - early) * (MASS_LATE + few) + early * (MASS_EARLY + few) * p_early
+    more = FEW_EVALS * min(0.7, max(-0.3, math.log(6 / max(k, 1))))
+    more += FAR_ANALOGS * min(0.7, max(-0.15, math.log(max(distance, 1e-3) / AT_HOME)))
+    return (1 - early) * (MASS_LATE + more) + early * (MASS_EARLY + more) * p_early
 
 
 def shortest_interval(samples: Ints, mass: float) -> tuple[int, int, int]:

@@ -136,6 +136,7 @@ def test_the_mass_changes_smoothly_with_the_probability_of_an_early_stop():
     masses = [interval_mass(p, 6) for p in np.linspace(0, 1, 201)]
     assert max(abs(b - a) for a, b in itertools.pairwise(masses)) < 0.03
     assert interval_mass(0.1, 3) > interval_mass(0.1, 20)
+    assert interval_mass(0.9, 6, distance=3.0) > interval_mass(0.9, 6, distance=1.0)
 
 
 def test_the_shipped_library_is_small_sourced_and_whole():
