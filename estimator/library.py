@@ -143,11 +143,13 @@ def _movement(losses: Floats, curve: Ints, k: Ints) -> Floats:
     # the median of the newest eight second differences, of fewer where there are fewer
     window = k[:, None] - 3 - np.arange(8)[None, :]
     seen = window >= 0
-    wide = np.where(seen, bends[curve[:, None], np.clip(window, 0, max(0, bends.shape[1] - 1))], np.nan)
     noise = np.zeros(len(k))
-    enough = k > 2
-    noise[enough] = np.nanmedian(wide[enough], axis=1)
-    noise[k == 2] = np.abs(gain[k == 2])
+    if bends.shape[1]:
+        wide = np.sort(np.where(seen, bends[curve[:, None], np.clip(window, 0, bends.shape[1] - 1)], np.inf), axis=1)
+        count, row = seen.sum(axis=1), np.arange(len(k))
+        middle = (wide[row, np.maximum(count - 1, 0) // 2] + wide[row, np.minimum(count // 2, 7)]) / 2
+        noise = np.where(k > 2, middle, 0.0)
+    noise = np.where(k == 2, np.abs(gain), noise)
     return np.column_stack([gain, recent, noise, losses[curve, 0] - lowest, last - lowest, last])
 
 
@@ -248,19 +250,29 @@ def neighbours(
     )
     gaps = (features[candidates] - mine) / spread * WEIGHTS
     distance = np.sqrt(np.einsum("ij,ij->i", gaps, gaps))
-    picked: list[int] = []
-    used: dict[int, int] = {}
-    for i in np.argsort(distance, kind="stable"):
-        curve = int(library.curve[candidates[i]])
-        if used.get(curve, 0) < PER_CURVE:
-            used[curve] = used.get(curve, 0) + 1
-            picked.append(int(i))
-            if len(picked) == NEIGHBOURS:
-                break
+    picked = _nearest(distance, library.curve[candidates])
     near = distance[picked]
     width = near[min(len(near) - 1, BANDWIDTH_RANK)] + 1e-6
     weight = np.exp(-0.5 * (near / width) ** 2)
     return candidates[picked], weight / weight.sum(), float(width)
+
+
+def _nearest(distance: Floats, curve: Ints) -> list[int]:
+    """Indices of the nearest states, at most PER_CURVE of one curve, near ones first."""
+    # the nearest few hundred nearly always do; sorting all of them is the larger part of a forecast's time
+    few = min(len(distance), 10 * NEIGHBOURS)
+    for reach in (few, len(distance)):
+        front = np.argpartition(distance, reach - 1)[:reach]
+        picked: list[int] = []
+        used: dict[int, int] = {}
+        for i in front[np.lexsort((front, distance[front]))].tolist():
+            owner = int(curve[i])
+            if used.get(owner, 0) < PER_CURVE:
+                used[owner] = used.get(owner, 0) + 1
+                picked.append(i)
+                if len(picked) == NEIGHBOURS:
+                    return picked
+    return picked
 
 
 def analog_paths(
