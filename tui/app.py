@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
@@ -13,14 +13,16 @@ from textual.message import Message
 from textual.screen import Screen
 
 from runner.errors import TunewatchError
-from tui.alerts import Event
 from tui.axes import Marker
 from tui.chart import Palette
 from tui.keys import KEYS, bindings
-from tui.notices import Notices
 from tui.session import Session, WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.themes import DEFAULT_THEME, THEMES, palette_of
+
+if TYPE_CHECKING:
+    from tui.alerts import Event
+    from tui.notices import Notices
 
 
 @dataclass
@@ -55,11 +57,20 @@ class TunewatchApp(App[None]):
         self.first = plan
         self.marker: Marker = marker or default_marker()
         self.snapshots: dict[str, RunSnapshot] = {}
-        self.notices = Notices(self)
+        self._notices: Notices | None = None
         self._palette: tuple[str, Palette] | None = None
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = os.environ.get("TEXTUAL_THEME") or DEFAULT_THEME
+
+    @property
+    def notices(self) -> Notices:
+        """What happened, and how it is told; made when the first frame stands."""
+        if self._notices is None:
+            from tui.notices import Notices
+
+            self._notices = Notices(self)
+        return self._notices
 
     @property
     def palette(self) -> Palette:
@@ -76,6 +87,9 @@ class TunewatchApp(App[None]):
             self.push_screen(RunsScreen())
         else:
             self.open_run(self.first)
+
+    def on_ready(self) -> None:
+        """The first frame stands: now read. Reading imports the forecast and competes for the processor."""
         self.notices.begin()
         self.session.start(self._post_snapshot)
         if self.session.notice:
@@ -107,7 +121,8 @@ class TunewatchApp(App[None]):
 
     def on_unmount(self) -> None:
         """Give the terminal its title back; let what waits be sent."""
-        self.notices.end()
+        if self._notices is not None:
+            self._notices.end()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every action of the key table, by name, beside Textual's own."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from runner.errors import TunewatchError
 from tui.alerts import Alerts, Event, Volume, look_at
-from tui.announce import RESTORE_TITLE, SAVE_TITLE, Courier, addresses, desktop_notice, terminal_title
 from tui.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
+    from tui.announce import Courier
     from tui.app import TunewatchApp
 
 
@@ -27,6 +27,8 @@ class Notices:
 
     def begin(self) -> None:
         """A thread for webhook and ntfy where the environment names one; the terminal keeps its title for later."""
+        from tui.announce import SAVE_TITLE, Courier, addresses
+
         try:
             to = addresses(os.environ)
         except TunewatchError as error:
@@ -45,6 +47,8 @@ class Notices:
         for event in self._alerts.take(look_at(snapshot, budget=budget)):
             self._tell(event)
         if snapshot.target == getattr(self._app.screen, "target", None):
+            from tui.announce import terminal_title
+
             title = terminal_title(f"{snapshot.name} {snapshot.state} {snapshot.step or 0}")
             if title != self._title:
                 self._title = title
@@ -55,6 +59,8 @@ class Notices:
         if event.volume >= Volume.TOAST:
             self._app.notify(event.text, title=event.title, severity=event.severity, timeout=8)
         if event.volume >= Volume.BELL:
+            from tui.announce import desktop_notice
+
             self._app.bell()
             self._to_terminal(desktop_notice(event, os.environ))
         if self._courier is not None:
@@ -62,6 +68,8 @@ class Notices:
 
     def end(self) -> None:
         """Give the terminal its title back; let what waits be sent."""
+        from tui.announce import RESTORE_TITLE
+
         self._to_terminal(RESTORE_TITLE)
         if self._courier is not None:
             self._courier.finish(2.0)

@@ -23,12 +23,26 @@ Post = Callable[[RunSnapshot], None]
 class Watch:
     """One run under watch: where it is read, how its snapshot is made, and the tail of its log."""
 
-    feed: Feed
+    open: Callable[[], Feed]
+    """Opens the feed, at the first look."""
     maker: SnapshotMaker
     tail: LogTail = field(default_factory=LogTail)
     last: RunSnapshot | None = None
     behind: bool = False
     """Whether there is more to read than one tick allows."""
+    _feed: Feed | None = None
+
+    @property
+    def feed(self) -> Feed:
+        """The feed, opened when it is first asked for."""
+        if self._feed is None:
+            self._feed = self.open()
+        return self._feed
+
+    def close(self) -> None:
+        """Let go of files and links."""
+        if self._feed is not None:
+            self._feed.close()
 
     def look(self, now: float) -> RunSnapshot:
         """Read once. A fault of link or file is told in the snapshot; what was known before stays in it."""
@@ -99,7 +113,7 @@ class HostPoller(threading.Thread):
             rest = 0.0 if any(w.behind for w in watches) else self._interval - (self._clock() - started)
             self._wake.wait(max(rest, 0.02))
         for watch in self._watches:
-            watch.feed.close()
+            watch.close()
 
     def _looked(self, watch: Watch) -> RunSnapshot:
         try:

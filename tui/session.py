@@ -67,8 +67,6 @@ class Session:
             self._waiting.append(plan)
             return
         host, watch = self.open(plan)
-        if plan.target not in self.instances:
-            self.instances[plan.target] = _instance_of(plan.target)
         self._watched.add(plan.target)
         poller = self._pollers.get(host)
         if poller is None:
@@ -82,13 +80,21 @@ class Session:
         from remote.target import parse_target
 
         target = parse_target(plan.target)
-        if self.make_feed is not None:
-            feed = self.make_feed(plan.target)
-        else:
+        if target.kind == "run" and self.make_feed is None:
+            from remote.home import home
+            from remote.known import find_run
+
+            target = find_run(target.path, home())
+        make_feed = self.make_feed
+
+        def open_feed() -> Feed:
+            # the readers of a run are imported by the thread that polls: the first frame must not wait for them
+            if make_feed is not None:
+                return make_feed(plan.target)
             from remote.feed import RunFeed
 
-            feed = RunFeed(plan.target)
-            target = feed.target
+            return RunFeed(target)
+
         local = target.kind == "local"
         dph = plan.dph if plan.dph is not None else (0.0 if local else None)
         here = next((o for o in self.offers if o.id == plan.offer_id), None) if plan.offer_id else None
@@ -101,7 +107,7 @@ class Session:
             here.dph if here is not None and plan.dph is None else dph,
         )
         host = THIS_MACHINE if local else f"{target.kind} {target.host or target.instance_id or ''}"
-        return host, Watch(feed, maker)
+        return host, Watch(open_feed, maker)
 
     def known(self) -> list[RunRow]:
         """Every run known here, the newest first. Reads files: not for the screen's thread."""
@@ -115,7 +121,9 @@ class Session:
 
     def rented(self, target: str) -> bool:
         """Whether a run is on a box of the provider, by its target or by what is known of it."""
-        return target.startswith("vast:") or self.instances.get(target) is not None
+        if target not in self.instances:
+            self.instances[target] = _instance_of(target)
+        return target.startswith("vast:") or self.instances[target] is not None
 
     def shell_of(self, target: str) -> list[str]:
         """The command that opens a shell where the run is: its tmux session, ssh, or a shell in its directory."""

@@ -86,7 +86,7 @@ def look_once(session: Session, plan: WatchPlan, *, as_json: bool) -> None:
     try:
         state = watch.feed.settle()  # type: ignore[attr-defined]  # a real feed, not the narrow protocol of the poller
     finally:
-        watch.feed.close()
+        watch.close()
     snapshot = watch.maker.make(state, at=time.monotonic())
     if as_json:
         emit_json(watch_document(snapshot))

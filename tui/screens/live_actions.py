@@ -9,7 +9,6 @@ from textual import work
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
-from tui.commands.common import read_only
 from tui.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
@@ -107,6 +106,8 @@ class LiveActions(Screen[None]):
 
     def _may_act(self, what: str, *, boxed: bool = False) -> bool:
         """Whether a deed can be asked for; if not, the reason is told."""
+        from tui.commands.common import read_only
+
         snapshot = self.snapshot
         if snapshot is None:
             return False
