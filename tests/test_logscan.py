@@ -15,7 +15,10 @@ from tui.logindex import LogIndex
 from tui.logscan import Filter, LineScan, Search, StepSearch, eval_of_line
 from tui.logtext import Pattern
 
-PATTERNS = ["a", "loss", "LOSS", "a+", "^a", "a$", "(a|é)", "[^a]", "oss a", r"lo\w+", "(?:lo)+ss", ".", "é"]
+PATTERNS = [
+    *("a", "loss", "LOSS", "a+", "^a", "a$", "(a|é)", "[^a]", "oss a", r"lo\w+", "(?:lo)+ss", ".", "é"),
+    *("loss|a$", "(?:loss|é)a?", "(a|(lo|x)ss)"),
+]
 
 
 def run(scan: LineScan | StepSearch) -> None:

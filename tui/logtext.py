@@ -53,8 +53,23 @@ def clean(block: bytes) -> bytes:
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
         if b"\r" in block:
-            block = b"\n".join([collapse(line) if b"\r" in line else line for line in block.split(b"\n")])
+            block = _collapsed(block)
     return block
+
+
+def _collapsed(block: bytes) -> bytes:
+    """Collapse the lines that need it; the others, nearly all in most logs, are never looked at one by one."""
+    parts: list[bytes] = []
+    done = 0
+    at = block.find(b"\r")
+    while at >= 0:
+        start = block.rfind(b"\n", done, at) + 1 or done
+        end = block.find(b"\n", at)
+        end = len(block) if end < 0 else end
+        parts += (block[done:start], collapse(block[start:end]))
+        done = end
+        at = block.find(b"\r", end)
+    return b"".join((*parts, block[done:]))
 
 
 def shown(line: bytes) -> str:
@@ -88,10 +103,8 @@ class Pattern:
         # the escape \xNN names a byte that folding may have changed
         self._lower = self.fold and "\\x" not in text
         self._search = re.compile(raw.pattern, re.IGNORECASE).search if self.fold and not self._lower else raw.search
-        self._needle = b"" if self._decode else _needle(parsed)
-        if self.fold and not self._lower:
-            self._needle = b""
-        self._plain = self._needle == text.encode("utf-8")
+        self._needles = () if self._decode or (self.fold and not self._lower) else _needles(parsed)
+        self._plain = self._needles == (text.encode("utf-8"),)
 
     def hits(self, cleaned: bytes, base: int) -> list[int]:
         """Return the numbers of the lines of a cleaned block that match; its first line has number `base`."""
@@ -100,17 +113,19 @@ class Pattern:
             lines = cleaned.split(b"\n")
             return [n for n, line in enumerate(lines, base) if search(line.decode("utf-8", "replace"))]
         hay = cleaned.lower() if self._lower else cleaned
-        needle = self._needle
-        if not needle:
+        needles = self._needles
+        if not needles:
             find = self._search
             return [n for n, line in enumerate(hay.split(b"\n"), base) if find(line)]
-        if hay.count(needle) * _DENSE < len(hay):
-            return self._jump(hay, base)
+        if sum(map(hay.count, needles)) * _DENSE < len(hay):
+            found = [self._jump(hay, base, needle) for needle in needles]
+            return found[0] if len(found) == 1 else sorted(set().union(*found))
         lines = hay.split(b"\n")
         if self._plain:
+            (needle,) = needles
             return [n for n, line in enumerate(lines, base) if needle in line]
         find = self._search
-        return [n for n, line in enumerate(lines, base) if needle in line and find(line)]
+        return [n for n, line in enumerate(lines, base) if find(line)]
 
     def matches(self, cleaned: bytes) -> bool:
         """Whether one cleaned line (without its newline) matches."""
@@ -120,12 +135,12 @@ class Pattern:
         """Start and end of every match in a shown line, for the highlight; empty matches are left out."""
         return [m.span() for m in self.on_text.finditer(text) if m.end() > m.start()]
 
-    def _jump(self, hay: bytes, base: int) -> list[int]:
-        """Go from one occurrence of the needle to the next; most of the block is never looked at by Python."""
+    def _jump(self, hay: bytes, base: int, needle: bytes) -> list[int]:
+        """Go from one occurrence of a needle to the next; most of the block is never looked at by Python."""
         found: list[int] = []
         counted = position = 0
         number = base
-        while (at := hay.find(self._needle, position)) >= 0:
+        while (at := hay.find(needle, position)) >= 0:
             number += hay.count(b"\n", counted, at)
             start = hay.rfind(b"\n", 0, at) + 1
             end = hay.find(b"\n", at)
@@ -141,24 +156,37 @@ def compile_pattern(text: str) -> Pattern | None:
     return Pattern(text) if text else None
 
 
-def _needle(parsed: Any) -> bytes:
-    """Return the longest run of plain characters that every match must contain; empty when there is none."""
-    longest, run = "", ""
+def _needles(parsed: Any) -> tuple[bytes, ...]:
+    """Plain texts of which every match contains at least one, as long as can be; empty when there are none.
+
+    >>> import re._parser as parser
+    >>> _needles(parser.parse("x?(warning|traceback) at [0-9]+")), _needles(parser.parse("a|[bc]"))
+    ((b'warning', b'traceback'), ())
+    """
+    best: tuple[bytes, ...] = ()
+    run = b""
     for op, value in parsed:
         name = str(op)
         if name == "LITERAL" and value < 128 and value != 10:
-            run += chr(value)
-            longest = max(longest, run, key=len)
+            run += bytes([value])
+            best = max(best, (run,), key=_shortest)
             continue
-        run = ""
-        inner: Any = None
+        run = b""
+        inner: tuple[bytes, ...] = ()
         if name == "SUBPATTERN" and not value[1] and not value[2]:
-            inner = value[3]
+            inner = _needles(value[3])
         elif name in ("MAX_REPEAT", "MIN_REPEAT") and value[0] >= 1:
-            inner = value[2]
-        if inner is not None:
-            longest = max(longest, _needle(inner).decode("ascii"), key=len)
-    return longest.encode("ascii")
+            inner = _needles(value[2])
+        elif name == "BRANCH":
+            branches = [_needles(branch) for branch in value[1]]
+            if all(branches):
+                inner = tuple(needle for branch in branches for needle in branch)
+        best = max(best, inner, key=_shortest)
+    return best if len(best) <= 8 else ()
+
+
+def _shortest(needles: tuple[bytes, ...]) -> int:
+    return min(map(len, needles), default=0)
 
 
 def _runaway(parsed: Any, inside: bool = False) -> bool:

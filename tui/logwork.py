@@ -19,6 +19,9 @@ from tui.logscan import Filter, Search, StepLine, StepSearch
 LOOK_S = 0.4
 """Seconds between two looks at the file's size."""
 REPORT_S = 0.05
+TURN_S = 0.008
+"""Seconds of work after which the interpreter is left to the screen for a moment."""
+REST_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class LogWork(threading.Thread):
     def run(self) -> None:
         """Work until told to stop."""
         looked = -LOOK_S
+        rested = 0.0
         while not self._ending.is_set():
             now = time.monotonic()
             change = Change.NONE
@@ -94,6 +98,10 @@ class LogWork(threading.Thread):
                 self._post(Report(change, busy, trouble="" if self._opened else self._trouble))
             if not busy:
                 self._wake.wait(LOOK_S)
+            elif time.monotonic() - rested > TURN_S:
+                # letting go of the interpreter's lock without sleeping would take it back before the screen woke up
+                time.sleep(REST_S)
+                rested = time.monotonic()
         self.index.close()
 
     _trouble = ""

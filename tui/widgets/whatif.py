@@ -56,7 +56,7 @@ class RuleInput(Input):
 class Tick(Static, can_focus=True):
     """Yes or no, told apart without colour: Textual's own check box draws its cross either way."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("space,enter", "toggle", "Toggle", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("space,enter", "turn", "Turn over", show=False)]
     value: reactive[bool] = reactive(False)
 
     @dataclass
@@ -77,13 +77,13 @@ class Tick(Static, can_focus=True):
         """Tell it."""
         self.post_message(self.Changed(self))
 
-    def action_toggle(self) -> None:
+    def action_turn(self) -> None:
         """Turn it over."""
         self.value = not self.value
 
     def on_click(self) -> None:
         """The mouse may too."""
-        self.action_toggle()
+        self.action_turn()
 
 
 class WhatIf(Vertical):
