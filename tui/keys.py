@@ -90,6 +90,7 @@ KEYS: tuple[Key, ...] = (
     Key("x", "x_mode", "x axis", "x as step, time, logarithm", "live", shown=True),
     Key("y", "log_y", "log y", "Logarithmic y axis of the pane", "live"),
     Key("w", "what_if", "What-if", "Try another rule on this run at once", "live", shown=True),
+    Key("r", "results", "Results", "Stages of the study and what the mask cost", "live"),
     Key("L", "logs", "Log", "The whole log: search, filter, follow", "live", shown=True),
     Key("C", "copy_summary", "Copy", "Copy a summary of the run", "live"),
     Key("E", "export", "Export", "Save SVG, PNG, CSV and a page of Markdown", "live"),

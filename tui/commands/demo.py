@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +53,12 @@ def command(headless: bool, steps: int | None, as_json: bool) -> None:
         _watch(run)
         if local_run.alive(run):
             return
-    document = report_of(run)
     if as_json:
-        emit_json(document)
-    elif document["stages"]:
-        for line in report_lines(run):
-            click.echo(line)
+        emit_json(report_of(run))
+    else:
+        from runner.report import read_report
+
+        click.echo(read_report([run.path]).to_markdown())
 
 
 def _arguments(steps: int | None) -> list[str]:
@@ -75,33 +74,16 @@ def _watch(run: RunDir) -> None:
 
 
 def report_of(run: RunDir) -> dict[str, Any]:
-    """The summary of a study, with what its fine-tune would have taken on every offer of the bundled market."""
-    from remote.market import load_offers
-    from tui.snapshot import whole_run_quotes
-
-    try:
-        document: dict[str, Any] = json.loads(run.summary.read_bytes())
-    except (OSError, ValueError):
-        document = {"stages": {}, "deltas": {}, "stage5": {}}
-    history = _history(run)
-    document["quotes"] = [dict(q.document) for q in whole_run_quotes(history, load_offers())]
-    document["run"] = str(run.path)
-    return document
-
-
-def _history(run: RunDir) -> Any:
+    """The report of the study, with what its fine-tune would have taken on every offer of the bundled market."""
     from remote.feed import RunFeed
+    from remote.market import load_offers
+    from runner.report import read_report
+    from tui.snapshot import whole_run_quotes
 
     feed = RunFeed(str(run.path))
     try:
-        return feed.settle().history
+        history = feed.settle().history
     finally:
         feed.close()
-
-
-def report_lines(run: RunDir) -> list[str]:
-    """The stage table for people, as the run wrote it."""
-    try:
-        return run.summary_md.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return [f"{run.path} has no summary."]
+    quotes = [dict(q.document) for q in whole_run_quotes(history, load_offers())]
+    return {**read_report([run.path]).to_json(quotes), "run": str(run.path)}

@@ -101,10 +101,16 @@ class LiveScreen(LiveActions):
         """Show a snapshot of this run; others are ignored."""
         if snapshot.target != self.target or not self.is_running:
             return
-        self.snapshot = snapshot
+        before, self.snapshot = self.snapshot, snapshot
         self.query_one(StatusLine).snapshot = snapshot
+        self._study_done(before, snapshot)
         self._redraw()
         self._texts()
+
+    def _study_done(self, before: RunSnapshot | None, after: RunSnapshot) -> None:
+        """A study that ends while it is watched shows its results by itself."""
+        if before is not None and not before.ended and after.ended and len(after.history.stages) > 1:
+            self.action_results()
 
     def _redraw(self) -> None:
         if self.snapshot is None:

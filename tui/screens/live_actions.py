@@ -44,6 +44,21 @@ class LiveActions(Screen[None]):
         screen = LogsScreen(path, target=self.target, name=snapshot.name, history=snapshot.history)
         self.app.push_screen(screen, self.cursor_to)
 
+    def action_what_if(self) -> None:
+        """Try another rule on this run at once; nothing is changed by it."""
+        from tui.screens.whatif import WhatIfScreen
+
+        if self.snapshot is not None:
+            # a run of ours reads its rule at its start: there is nothing to apply it to while it goes on
+            self.app.push_screen(WhatIfScreen(self.snapshot, may_apply=False))
+
+    def action_results(self) -> None:
+        """Stages of the study and what the mask cost."""
+        from tui.screens.study import StudyScreen
+
+        if self.snapshot is not None:
+            self.app.push_screen(StudyScreen(self.snapshot))
+
     def action_copy_summary(self) -> None:
         """Copy what `watch --once` would print."""
         from tui.document import watch_lines
