@@ -51,6 +51,8 @@ logging.getLogger("paramiko").propagate = False
 
 STREAM_WINDOW = 32 << 20
 """Bytes in flight on a stream: 150 ms of round trip at 200 MB/s."""
+STREAM_PACKET = 1 << 17
+"""Bytes per packet that a server may send us on a stream: each costs the same work here, whatever its size."""
 _SMALL = 256 << 10
 """Bytes up to which a read goes by SFTP."""
 _PIECE = 1 << 20
@@ -207,11 +209,13 @@ class SshTransport(Closing):
         client.daemon = True
         left = max(0.5, until - time.monotonic())
         client.banner_timeout = client.handshake_timeout = client.auth_timeout = client.channel_timeout = left
+        options = client.get_security_options()
+        # one pass over the bytes instead of two (cipher, then hash): half as fast again on a busy machine
+        options.ciphers = (*(c for c in options.ciphers if "gcm" in c), *(c for c in options.ciphers if "gcm" not in c))
         kind = self._known.known_kind(hop.alias)
         if kind is not None:
             wanted = ("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,)
             with contextlib.suppress(ValueError):
-                options = client.get_security_options()
                 options.key_types = (*wanted, *(k for k in options.key_types if k not in wanted))
         try:
             with self._deadline(client, left, f"The SSH greeting of {hop.host}"):
@@ -489,7 +493,7 @@ class SshTransport(Closing):
         script = f"{_open_check(path)} printf '\\036{nonce}<%s\\036' $(wc -c < {quoted}); exec {reader}"
         head = bytearray()
         with self._deadline(client, timeout, f"Opening a file on {self.name}"):
-            channel = client.open_session(window_size=STREAM_WINDOW, timeout=timeout)
+            channel = client.open_session(window_size=STREAM_WINDOW, max_packet_size=STREAM_PACKET, timeout=timeout)
             channel.settimeout(timeout)
             channel.exec_command(wrap_plain(script))
             mark = f"\036{nonce}<".encode()

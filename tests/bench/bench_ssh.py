@@ -1,0 +1,176 @@
+"""What the link costs, against OpenSSH's own tools in the same run: on loopback, and at 150 ms round trip by a proxy.
+
+    python tests/bench/bench_ssh.py          # under a minute; ratios are what counts, the machine is shared
+
+Rates are MB/s and the ratio is ours / scp (more is better). Latencies are milliseconds from the append on the box to
+the new number in the feed's history, polled at 4 Hz as the screen in front does. CPU is the share of one core.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from remote.feed import RunFeed
+from remote.mirror import Mirror
+from tests.support.proxy import FaultProxy
+from tests.support.sshd import Sshd
+
+MB = 1 << 20
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def line(name: str, ours: float, reference: float | None, unit: str, *, more_is_better: bool = True) -> None:
+    if reference is None:
+        print(f"{name:<42} {ours:10.2f} {unit:<5} {'':>10}")
+        return
+    ratio = ours / reference if more_is_better else reference / ours
+    print(f"{name:<42} {ours:10.2f} {unit:<5} {reference:10.2f}  ratio {ratio:5.2f}")
+
+
+def scp(box: Sshd, port: int, source: str, target: str) -> None:
+    options = ["-q", "-P", str(port), "-i", str(box.key), "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"]
+    options += ["-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]
+    subprocess.run(["scp", *options, source, target], check=True)
+
+
+def transfers(box: Sshd, folder: Path, port: int, size: int, label: str, rounds: int) -> None:
+    data = os.urandom(MB) * (size // MB)
+    (box.home / "big").write_bytes(data)
+    (folder / "up").write_bytes(data)
+    remote = f"{box.user}@{box.host}:{box.home}"
+    with box.connect(folder / "state", port=port) as host:
+        host.ping()
+        host.get("big", folder / "got")  # both sides have the file in memory from here on
+        rows: dict[str, list[float]] = {"down": [], "scp down": [], "up": [], "scp up": [], "mirror": []}
+        for _ in range(rounds):
+            rows["down"].append(timed(lambda: host.get("big", folder / "got")))
+            rows["scp down"].append(timed(lambda: scp(box, port, f"{remote}/big", str(folder / "got2"))))
+            rows["up"].append(timed(lambda: host.put(folder / "up", "got-up")))
+            rows["scp up"].append(timed(lambda: scp(box, port, str(folder / "up"), f"{remote}/got-up2")))
+            shutil.rmtree(folder / "copy", ignore_errors=True)
+            mirror = Mirror(host, "big", folder / "copy" / "big")
+
+            def pull(mirror: Mirror = mirror) -> None:
+                while mirror.pull(0.3).behind:
+                    pass
+
+            rows["mirror"].append(timed(pull))
+        best = {name: size / MB / min(times) for name, times in rows.items()}
+        line(f"download {size // MB} MB, {label}", best["down"], best["scp down"], "MB/s")
+        line(f"upload {size // MB} MB, {label}", best["up"], best["scp up"], "MB/s")
+        line(f"mirror {size // MB} MB, {label}", best["mirror"], best["scp down"], "MB/s")
+
+
+def append_to_number(box: Sshd, folder: Path) -> None:
+    """Each append waits for a random phase of the poll, as in life."""
+    import random
+
+    rng = random.Random(1)
+    log = box.home / "live.txt"
+    log.write_bytes(b"")
+    feed = RunFeed("box:live.txt", home=folder / "state", connect=lambda _: box.connect(folder / "state"))
+    feed.settle()
+    waits = []
+    period = 0.25
+    next_tick = time.monotonic()
+    for number in range(24):
+        append_at = time.monotonic() + rng.uniform(0, period)
+        appended: float | None = None
+        while True:
+            next_tick += period
+            while (now := time.monotonic()) < next_tick:
+                if appended is None and now >= append_at:
+                    with log.open("ab") as out:
+                        out.write(f"{{'loss': {number + 1}.5, 'grad_norm': 1.0, 'epoch': 0.1}}\n".encode())
+                    appended = time.monotonic()
+                time.sleep(0.002)
+            state = feed.tick()
+            if state.history.train and state.history.train[-1].loss == number + 1.5 and appended is not None:
+                waits.append(time.monotonic() - appended)
+                break
+    feed.close()
+    waits.sort()
+    line("append to number p50 (at most 250)", 1000 * statistics.median(waits), 250, "ms", more_is_better=False)
+    line("append to number p95 (at most 600)", 1000 * waits[int(0.95 * len(waits))], 600, "ms", more_is_better=False)
+
+
+def idle_cpu(box: Sshd, folder: Path, hosts: int, period: float, seconds: float) -> float:
+    feeds = [
+        RunFeed("box:live.txt", home=folder / f"state{n}", connect=lambda _, n=n: box.connect(folder / f"state{n}"))
+        for n in range(hosts)
+    ]
+    for feed in feeds:
+        feed.settle()
+    began, cpu = time.monotonic(), time.process_time()
+    while time.monotonic() - began < seconds:
+        tick = time.monotonic()
+        for feed in feeds:
+            feed.tick()
+        time.sleep(max(0.0, period - (time.monotonic() - tick)))
+    share = 100 * (time.process_time() - cpu) / (time.monotonic() - began)
+    for feed in feeds:
+        feed.close()
+    return share
+
+
+def detection_and_return(box: Sshd, folder: Path) -> None:
+    """A link that keeps its socket and swallows everything: noticed by the deadline, back after it passes again."""
+    (box.home / "live.txt").write_bytes(b"x\n")
+    noticed, back = [], []
+    with FaultProxy((box.host, box.port)) as proxy:
+        feed = RunFeed(
+            "box:live.txt", home=folder / "state-d", connect=lambda _: box.connect(folder / "state-d", port=proxy.port)
+        )
+        feed.settle()
+        for _ in range(1):
+            proxy.mode = "blackhole"
+            began = time.monotonic()
+            while feed.tick().link.word == "live":
+                time.sleep(0.25)
+            noticed.append(time.monotonic() - began)
+            time.sleep(0.5)
+            proxy.mode = "pass"
+            began = time.monotonic()
+            while feed.tick().link.word != "live":
+                pass
+            back.append(time.monotonic() - began)
+        feed.close()
+    line("dead link behind a proxy noticed (max 20)", max(noticed), 20, "s", more_is_better=False)
+    line("back after the link's return (max 3)", max(back), 3, "s", more_is_better=False)
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="tw-bench-"))
+    try:
+        with Sshd(folder / "box") as box:
+            print(f"{'name':<42} {'ours':>10} {'':<5} {'reference':>10}  ratio")
+            transfers(box, folder, box.port, 100 * MB, "loopback", 2)
+            with FaultProxy((box.host, box.port)) as proxy:
+                proxy.delay_s = 0.075
+                transfers(box, folder, proxy.port, 8 * MB, "150 ms", 1)
+            append_to_number(box, folder)
+            detection_and_return(box, folder)
+            one, fleet = idle_cpu(box, folder, 1, 1.0, 4), idle_cpu(box, folder, 50, 10.0, 10)
+            line("idle CPU, one host at 1 Hz (at most 1)", one, 1, "%", more_is_better=False)
+            line("idle CPU, 50 hosts at 0.1 Hz (at most 5)", fleet, 5, "%", more_is_better=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
