@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="tunewatch", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, read_only: bool) -> None:
-    r"""Launch, watch, move and stop a fine-tuning run on a rented GPU, and always know when it will end and what it
+    """Launch, watch, move and stop a fine-tuning run on a rented GPU, and always know when it will end and what it
     will cost.
 
     Without a command the control room opens.

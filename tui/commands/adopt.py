@@ -20,7 +20,7 @@ def command(
     instance: int, target: str | None, guard: bool, budget: float | None, deadline: str | None, lease: str | None,
     yes: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    r"""Find the runs on INSTANCE, watch the freshest (or TARGET), meter it from its start. With --guard it also ends
+    """Find the runs on INSTANCE, watch the freshest (or TARGET), meter it from its start. With --guard it also ends
     itself at its limits. After that kill and migrate work on it.
 
     \b

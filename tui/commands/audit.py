@@ -18,7 +18,7 @@ from tui.commands.common import emit_json, json_option
 @click.option("--data", help="'demo', a .jsonl file or a Hub data set: also look for eval prompts in the training set.")
 @json_option
 def command(model: str, data: str | None, as_json: bool) -> int:
-    r"""Leakage and mask audit of a checkpoint.
+    """Leakage and mask audit of a checkpoint.
 
     Perturbs the loaded model in its recorded mask mode and looks at what changes. Exit code 1 when a check fails.
 

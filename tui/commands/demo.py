@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from runner.errors import UsageError
 from runner.rundir import RunDir
 from tui.commands.common import emit_json, json_option, refuse_if_read_only
 from tui.commands.watch import need_terminal
@@ -18,9 +19,10 @@ KIND = "demo"
 @click.command(short_help="The miniature study on this machine, watched live.")
 @click.option("--headless", is_flag=True, help="No screen: tell the stages, then print the table.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the fine-tune at most; the recipe says 1500.")
+@click.option("--replay", is_flag=True, help="Play the recorded sample instead, fast: nothing trains.")
 @json_option
-def command(headless: bool, steps: int | None, as_json: bool) -> None:
-    r"""Run the whole study in miniature on this machine's processor, in about three minutes: a model of a million
+def command(headless: bool, steps: int | None, replay: bool, as_json: bool) -> None:
+    """Run the whole study in miniature on this machine's processor, in about three minutes: a model of a million
     parameters is measured, its prompt mask is taken away, it is fine-tuned until its eval_loss no longer falls, and
     measured again.
 
@@ -32,6 +34,14 @@ def command(headless: bool, steps: int | None, as_json: bool) -> None:
     """
     from tui import local_run
 
+    if replay:
+        if headless or as_json or steps is not None:
+            raise UsageError("--replay is a tour of the screen; it goes with no other option.")
+        need_terminal("A replay is a screen and nothing else.")
+        from tui.replay import open_replay
+
+        open_replay()
+        return
     if not headless and not as_json:
         need_terminal("Give --headless for a demo without a screen.")
     run = local_run.running_here(KIND, RUNS)

@@ -19,7 +19,7 @@ _MARKS = {"good": "✓", "note": "·", "bad": "✗"}
 @click.option("--forget-host-key", is_flag=True, help="Accept a new key of HOST on purpose, after a reinstallation.")
 @json_option
 def command(host: str | None, forget_host_key: bool, as_json: bool) -> int:
-    r"""Look at everything a run needs: here, or on HOST ([user@]host[:port]) what would stop a launch there: login,
+    """Look at everything a run needs: here, or on HOST ([user@]host[:port]) what would stop a launch there: login,
     key, tmux, Python, CUDA, disk, time, way out. Exit code 4 when something would stop it, 5 when HOST does not answer.
 
     \b

@@ -72,7 +72,7 @@ def command(
     what_if: bool,
     as_json: bool,
 ) -> None:
-    r"""Say for each offer when the run would be done there and what it would cost.
+    """Say for each offer when the run would be done there and what it would cost.
 
     With --steps and --rate the scenario table is shown: the rate 20 % faster, as given, and 40 % slower, always to the
     last step. With a TARGET the numbers come from the live run, as P10, P50 and P90, and the row "stay" leaves out the

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--charges", is_flag=True, help="Ask for the provider's own bill, too.")
 @json_option
 def command(history: bool, charges: bool, as_json: bool) -> None:
-    r"""List every box on the account by one call, with the dollars so far and the dollars per hour at this moment.
+    """List every box on the account by one call, with the dollars so far and the dollars per hour at this moment.
 
     \b
     tunewatch instances

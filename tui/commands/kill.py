@@ -14,7 +14,7 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 @yes_option
 @json_option
 def command(run_or_instance: str, now: bool, timeout: float | None, yes: bool, as_json: bool) -> int:
-    r"""End the rental of a RUN or INSTANCE: the run saves, the box is destroyed with everything on its disk, and it is
+    """End the rental of a RUN or INSTANCE: the run saves, the box is destroyed with everything on its disk, and it is
     called destroyed only after two listings of the account without it. Until then it may still bill (exit code 7).
     Doing it again is harmless.
 

@@ -51,7 +51,7 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> int:
-    r"""Rent offer --offer and run RECIPE on it. The box ends its own rental at finish, budget or deadline, this laptop
+    """Rent offer --offer and run RECIPE on it. The box ends its own rental at finish, budget or deadline, this laptop
     open or closed; that it can is proved before anything is started. Ctrl-C undoes what was rented.
 
     \b

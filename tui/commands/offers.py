@@ -52,7 +52,7 @@ def command(
     deadline: str | None,
     as_json: bool,
 ) -> None:
-    r"""List what can be rented now, cheapest bill first, priced with the disk that will be created. With TARGET the
+    """List what can be rented now, cheapest bill first, priced with the disk that will be created. With TARGET the
     quotes are for moving that live run, measured on it; without one for a new run of the recipe.
 
     \b

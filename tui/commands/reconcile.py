@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @yes_option
 @json_option
 def command(choice: Choice | None, yes: bool, as_json: bool) -> int:
-    r"""Bring the journal and the account together after a crash, a lost connection, or another laptop: finish what was
+    """Bring the journal and the account together after a crash, a lost connection, or another laptop: finish what was
     cut, close what is gone, and decide about boxes with our label that nobody watches. Boxes without it are never
     touched. Exit code 7 while something of ours bills that nobody decided about.
 

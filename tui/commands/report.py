@@ -19,7 +19,7 @@ MINIATURE = "demo"
 @click.option("--output", type=click.Path(dir_okay=False), help="Write the Markdown to this file.")
 @json_option
 def command(runs: tuple[str, ...], offers_file: str | None, output: str | None, as_json: bool) -> None:
-    r"""Put the results of RUNS (run directories or names of known runs) into one table. Where two runs measured the
+    """Put the results of RUNS (run directories or names of known runs) into one table. Where two runs measured the
     same stage the later one counts. Without RUNS, all stages under runs/ are taken, or the newest demo.
 
     \b

@@ -36,7 +36,7 @@ def command(
     headless: bool,
     as_json: bool,
 ) -> int:
-    r"""Run RECIPE: one of the stages (stage1 … stage5, demo), or a TOML file of your own. The run is kept by a
+    """Run RECIPE: one of the stages (stage1 … stage5, demo), or a TOML file of your own. The run is kept by a
     supervisor, the screen only watches it: leaving the screen does not end it.
 
     Without a screen the exit code is the trainer's: 0 finished, 10 stopped by the auto-stop rule, 11 stopped with a

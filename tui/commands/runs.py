@@ -15,7 +15,7 @@ from tui.commands.common import emit_json, json_option
 )
 @json_option
 def command(root: Path, as_json: bool) -> None:
-    r"""List the runs under ./runs, and those that were started or watched elsewhere, the newest first. Only what is on
+    """List the runs under ./runs, and those that were started or watched elsewhere, the newest first. Only what is on
     this machine is read: a run on a host is shown as it was when last seen.
 
     \b

@@ -19,7 +19,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option("--port", type=click.IntRange(1, 65535), default=8765, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Loopback only: there is no password.")
 def command(target: str | None, port: int, host: str) -> None:
-    r"""Open the control room, or the run TARGET, in a browser. Each tab has a process of its own; closing a tab ends
+    """Open the control room, or the run TARGET, in a browser. Each tab has a process of its own; closing a tab ends
     that process and no run.
 
     \b

@@ -14,7 +14,7 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 @yes_option
 @json_option
 def command(run: str, reason: str, timeout: float | None, yes: bool, as_json: bool) -> int:
-    r"""Ask RUN (its name, its directory, or host:/its/directory) to save a checkpoint and end, wait for it, and say
+    """Ask RUN (its name, its directory, or host:/its/directory) to save a checkpoint and end, wait for it, and say
     with which exit status it ended. What does not listen is killed after its grace. The box stays, and keeps billing.
 
     \b

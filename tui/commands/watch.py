@@ -47,7 +47,7 @@ def command(
     dph: float | None,
     as_json: bool,
 ) -> None:
-    r"""Watch a run directory or a log file: TARGET is a path, [user@]host[:port]:/path, vast:ID:/path, or the name of
+    """Watch a run directory or a log file: TARGET is a path, [user@]host[:port]:/path, vast:ID:/path, or the name of
     a known run. Nothing has to be installed where the run is.
 
     A run of ours declares its auto-stop rule. For a foreign log the rule below is assumed, and both readings of the
