@@ -6,6 +6,7 @@ import pytest
 from textual.app import App, ComposeResult
 
 from tui.alerts import Event
+from tui.themes import DEFAULT_THEME, THEMES
 from tui.widgets.events import EventList, event_line
 
 OLD = Event("a", "best", "best eval", "stage5: best eval_loss 1.1180 at step 200", step=200, at=40.0)
@@ -15,6 +16,9 @@ NEW = Event("b", "crashed", "crashed", "other: crashed at step 457", "error", st
 class Room(App[None]):
     def __init__(self, *events: Event) -> None:
         super().__init__()
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = DEFAULT_THEME
         self.list = EventList(clock=lambda: 100.0)
         self.first = events
         self.opened: list[Event] = []
@@ -37,7 +41,7 @@ class Room(App[None]):
     ("width", "expected"),
     [
         (100, "   1m      200  · best eval      stage5: best eval_loss 1.1180 at step 200"),
-        (70, "   1m      200  · best eval stage5: best eval_loss 1.1180 at step 200"),
+        (65, "   1m      200  · best eval stage5: best eval_loss 1.1180 at step 200"),
         (40, "   1m · best eval stage5: best eval_loss 1.1180 at step 200"),
     ],
 )

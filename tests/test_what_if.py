@@ -20,6 +20,7 @@ from runner.errors import UsageError
 from runner.history import EvalPoint, RunHistory
 from tests.support.tui import history, snapshot
 from tui.screens.whatif import WhatIfScreen
+from tui.themes import DEFAULT_THEME, THEMES
 from tui.what_if import Trial, ahead, rule_of, sentences, try_rule
 from tui.widgets.whatif import Tick, WhatIf
 
@@ -135,6 +136,9 @@ def test_the_forecast_tries_both_rules_on_the_same_futures() -> None:
 class Room(App[None]):
     def __init__(self, steps: int = 1500, **read: Any) -> None:
         super().__init__()
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = DEFAULT_THEME
         self.snapshot = snapshot(history(steps), **read)
         self.results: list[StopRule | None] = []
 

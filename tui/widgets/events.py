@@ -28,7 +28,7 @@ def event_line(event: Event, now: float, width: int, colour: str = "") -> Text:
     if width >= 60:
         line.append(f"{f'{event.step:,}' if event.step is not None else '–':>8}  ", "dim")
     line.append(f"{MARKS[event.severity]} ", colour)
-    line.append(f"{event.title:<14} " if width >= 80 else f"{event.title} ", f"bold {colour}".strip())
+    line.append(f"{event.title:<14} " if width >= 70 else f"{event.title} ", f"bold {colour}".strip())
     return line.append(event.text)
 
 
@@ -36,7 +36,13 @@ class EventList(OptionList):
     """Shows events; `show` replaces them, keeping the one under the cursor."""
 
     DEFAULT_CSS = """
-    EventList { height: 1fr; background: transparent; border: none; padding: 0; }
+    EventList {
+        height: 1fr; padding: 0; text-wrap: nowrap; text-overflow: ellipsis; scrollbar-size-vertical: 1;
+        &, &:focus { background: transparent; border: none; }
+        & > .option-list--option-highlighted, &:focus > .option-list--option-highlighted {
+            background: $primary 30%; color: $foreground; text-style: none;
+        }
+    }
     """
 
     @dataclass
