@@ -2,9 +2,9 @@
 
 Readings of progress (step, elapsed) are turned into busy time, elapsed without the pauses, inside each process: a
 resumed run starts its clock anew, and appended logs hold several processes. Busy time is cut into blocks long enough
-that a clock of whole seconds does not matter; the step time is the weighted median of the newer half of the blocks, or
-of the blocks since a change of regime (another tenant on the host, a changed clock). The first steps of a process
-(compilation, caches) are left out where there are enough others.
+that a clock of whole seconds does not matter; the step time is the mean of the newer half of the blocks, stalls left
+out, or of the blocks since a change of regime (another tenant on the host, a changed clock). The first steps of a
+process (compilation, caches) are left out where there are enough others.
 
 The spread is not sampling noise: on recorded runs the resampling intervals cover 2 to 40 %. What moves the remaining
 time is drift and change, so the spread has a floor that was set on recorded runs (59 of them, `BASE_SD`), and grows
@@ -31,6 +31,8 @@ DRIFT_SHARE = 0.5
 DRIFT_CAP = 0.06
 REGIME_JUMP = 0.03
 """Log change of the step time that is taken for a change of regime, when it also stands out of the scatter."""
+NEAR = 0.01
+"""Log distance from the median pace within which a block is never a stall."""
 WARM_UP_STEPS = 10
 MAX_BLOCKS = 40
 
@@ -99,8 +101,10 @@ def throughput(view: RunView) -> Throughput | None:
     pace = np.log([seconds / steps for steps, seconds in blocks])
     weight = np.array([steps for steps, _ in blocks], dtype=np.float64)
     since = _regime(pace)
-    newest = slice(since, None) if since else slice(len(pace) // 2, None)
-    level = _weighted_median(pace[newest], weight[newest])
+    # the block in which the change fell is half of each
+    newest = slice(since + 1, None) if since else slice(len(pace) // 2, None)
+    tick = _coarseness(view) * len(blocks) / sum(seconds for _, seconds in blocks)
+    level = _level(pace[newest], weight[newest], tick)
     scatter = _scatter(pace[newest])
     drift = _drift(pace if since is None else pace[since:])
     coarse = _coarseness(view) / sum(seconds for _, seconds in blocks[newest])
@@ -215,7 +219,12 @@ def _scatter(values: Floats) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
 
 
-def _weighted_median(values: Floats, weight: Floats) -> float:
-    order = np.argsort(values, kind="stable")
-    total = np.cumsum(weight[order])
-    return float(values[order][np.searchsorted(total, 0.5 * total[-1])])
+def _level(pace: Floats, weight: Floats, quantum: float) -> float:
+    """Log of the mean pace of the blocks that are no stalls.
+
+    `quantum` is what one tick of the clock means for the log pace of a block. With a clock of whole seconds the blocks
+    take only a few values, so a median would be up to a percent off; the mean of all that lie near it is not.
+    """
+    middle = float(np.median(pace))
+    near = np.abs(pace - middle) <= max(3 * _scatter(pace), 1.5 * quantum, NEAR)
+    return math.log(float((np.exp(pace[near]) * weight[near]).sum() / weight[near].sum()))

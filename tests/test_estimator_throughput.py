@@ -52,6 +52,12 @@ def test_a_clock_of_whole_seconds_moves_the_step_time_by_less_than_a_percent():
     assert measured(400, step_s=0.7, whole=True).step_s == pytest.approx(0.7, rel=0.01)
 
 
+@pytest.mark.parametrize("step_s", [2.7924, 1.9, 2.51, 4.44])
+def test_steps_of_a_few_seconds_on_that_clock_are_right_to_four_thousandths(step_s):
+    """A median over short blocks reads 31 s / 11 steps = 2.818 for every 2.7924."""
+    assert measured(457, step_s=step_s, whole=True).step_s == pytest.approx(step_s, rel=0.004)
+
+
 def test_a_resumed_log_whose_clock_starts_again_gives_the_same_step_time():
     one, pauses, _ = frames_of(150)
     two, more, _ = frames_of(300, first=101, process=1)
