@@ -18,6 +18,7 @@ from estimator.bets import Bet, Calibration, calibration
 from estimator.plateau import StopForecast
 from estimator.speed import OwnRun
 from remote.home import home
+from runner.history import RunHistory
 
 NAME = "bets.jsonl"
 KEPT_BYTES = 4 << 20
@@ -64,6 +65,22 @@ class BetBook:
         for i in unsettled:
             self._bets[i] = replace(self._bets[i], truth=truth)
         return len(unsettled)
+
+    def follow(self, history: RunHistory, stop: StopForecast | None) -> None:
+        """Do what is due for a run that is watched: place the present forecast, or settle when the run has ended.
+
+        One call a tick is enough and cheap: a forecast is placed once per step. A run without an id is not followed,
+        and one that a person stopped or that crashed is left unsettled.
+        """
+        if history.run_id is None or stop is None or history.step is None:
+            return
+        ruled = history.declared_stop is not None and history.declared_stop.reason == "plateau"
+        if history.ended == "finished" or (history.ended == "stopped" and ruled) or stop.method == "stopped":
+            self.settle(history.run_id, history.step if history.ended else stop.p50)
+        elif history.ended is None and history.max_steps and history.evals:
+            at = max((e.step for e in history.evals if e.step is not None), default=None)
+            if at is not None:
+                self.place(history.run_id, at, history.max_steps, stop)
 
     def note_rate(self, recipe: str, gpu: str, steps_per_s: float) -> None:
         """Remember how fast a finished run of a recipe was on a GPU, by the provider's name for it."""

@@ -172,6 +172,23 @@ def test_intervals_that_fail_are_widened_gently_and_those_that_always_hold_are_n
     assert calibration([bet(str(i), 15) for i in range(10)]).widen < 0
 
 
+def test_following_a_run_places_one_bet_an_eval_and_settles_it_at_its_end(tmp_path):
+    book = BetBook(tmp_path / "bets.jsonl")
+    running = replace(seed_history(), run_id="u-1")
+    found = forecast_run(running, StopRule())
+    for _ in range(3):
+        book.follow(running, found.stop)
+    assert [b.step for b in book.of_run("u-1")] == [400]
+    crashed = replace(running, ended="crashed")
+    book.follow(crashed, forecast_run(crashed, StopRule()).stop)
+    assert book.calibration().runs == 0
+    ended = replace(running, ended="finished", step=6000)
+    book.follow(ended, forecast_run(ended, StopRule()).stop)
+    assert [b.truth for b in BetBook(tmp_path / "bets.jsonl").of_run("u-1")] == [6000]
+    book.follow(seed_history(), found.stop)
+    assert len(book.of_run("u-1")) == 1
+
+
 def test_rates_of_finished_runs_are_kept_and_used(tmp_path):
     book = BetBook(tmp_path / "bets.jsonl")
     book.note_rate("stage5", "A100 SXM4", 0.35)

@@ -115,6 +115,7 @@ def command(
             widen=book.calibration().widen,
             own_runs=book.own_runs(),
         )
+        book.follow(history, found.stop)
         document = found.to_json()
         document["moves"] = [] if found.stay is None else [m.to_json() for m in moves(found, offers)]
         document["rules"] = [rule_row(row) for row in other_rules(found)] if what_if else []
