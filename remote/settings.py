@@ -92,7 +92,7 @@ def _checked(key: str, value: Any, path: Path, line: int) -> Any:
         raise UsageError(f"{where}: there is no setting '{key}'.", hint=hint)
     wanted = type(setting.default)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if type(value) is not wanted:
         words = {str: "a text in quotes", float: "a number", int: "a whole number", bool: "true or false"}
         raise UsageError(f"{where}: {key} must be {words[wanted]}, not {value!r}.", hint=setting.text)

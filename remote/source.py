@@ -85,7 +85,7 @@ class Freshness:
 
 def candidates(names: list[str]) -> list[str]:
     """Names in a folder that look like a trainer's console output."""
-    return [n for n in names if n.endswith(LOG_SUFFIXES) and not n.startswith(("requirements", "."))]
+    return [n for n in sorted(names) if n.endswith(LOG_SUFFIXES) and not n.startswith(("requirements", "."))]
 
 
 def choose_log(names: list[str], where: str) -> str | None:
