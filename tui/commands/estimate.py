@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,8 @@ def command(
             widen=book.calibration().widen,
             own_runs=book.own_runs(),
         )
-        book.follow(history, found.stop)
+        with suppress(OSError):  # a home that cannot be written costs a bet, not the answer
+            book.follow(history, found.stop)
         document = found.to_json()
         document["moves"] = [] if found.stay is None else [m.to_json() for m in moves(found, offers)]
         document["rules"] = [rule_row(row) for row in other_rules(found)] if what_if else []
