@@ -41,7 +41,7 @@ from remote.desk import Desk, Note
 from remote.journal import Deed, DeedRecord, Journal
 from remote.migrate_abort import NoWayBackError, undo
 from remote.move import Move, Request
-from runner.errors import RefusedError, TunewatchError, UnconfirmedError
+from runner.errors import NotFoundError, RefusedError, TunewatchError, UnconfirmedError
 
 EXPIRY_S = 600.0
 """A plan whose box was not rented within this time is dropped: prices move."""
@@ -96,6 +96,36 @@ def open_migration(journal: Journal, run: str) -> DeedRecord | None:
     """The unfinished migration of a run."""
     found = journal.open_deeds("migrate", run)
     return found[0] if found else None
+
+
+def unfinished(journal: Journal, name: str) -> DeedRecord:
+    """The unfinished migration of the run of that name, or of the end of it; raises NotFoundError."""
+    found = [d for d in journal.open_deeds("migrate") if d.run == name or d.run.endswith(f"/{name}")]
+    if len(found) == 1:
+        return found[0]
+    raise NotFoundError(
+        f"'{name}' fits {len(found)} unfinished migrations." if found else f"No migration of '{name}' is unfinished.",
+        hint="Name one: " + ", ".join(d.run for d in found) if found else "tunewatch runs lists the runs.",
+    )
+
+
+def last_migration(journal: Journal, run: str) -> DeedRecord:
+    """The newest migration of a run, finished or not; raises NotFoundError."""
+    deeds = [row.deed for row in journal.rows() if row.kind == "migrate" and row.run == run and row.deed is not None]
+    if not deeds:
+        raise NotFoundError(f"{run} was never moved.")
+    return journal.deed(deeds[-1])
+
+
+def account(record: DeedRecord) -> dict[str, Any]:
+    """What a migration was expected to bring and what it cost; keys are missing for what it did not come to."""
+    data = record.data
+    kept = (
+        "decision_after_rehearsal", "rehearsal", "transfer_way", "transfer_s", "transfer_bytes", "sync_s", "drain_s",
+        "pause_s", "pause_parts", "lost_steps", "ready_h", "overlap_usd", "old_usd", "new_usd", "why",
+    )  # fmt: skip
+    decision = data.get("request", {}).get("decision")
+    return {"deed": record.id, "at": data.get("at"), "decision": decision, **{k: data[k] for k in kept if k in data}}
 
 
 def resume_migration(

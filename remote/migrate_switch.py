@@ -343,7 +343,7 @@ def _best(move: Move, note: Note) -> dict[str, Any]:
 def finish(move: Move, note: Note) -> dict[str, Any]:
     """M12: what it cost and how long training stood, for the record beside what was expected."""
     desk, data = move.desk, move.deed.data
-    new = bill(desk.journal, move.new_id, desk.clock())
+    old, new = bill(desk.journal, move.old_id, desk.clock()), bill(desk.journal, move.new_id, desk.clock())
     until = data.get("first_step_at") or desk.clock()
     ready = max(0.0, float(until) - move.deed.record.opened) / 3600
     row = move.row(move.new_id)
@@ -355,4 +355,5 @@ def finish(move: Move, note: Note) -> dict[str, Any]:
     said = ", ".join(f"{name} {float(s or 0.0):.1f} s" for name, s in parts.items())
     note.detail = f"overlap ${overlap:.2f}" + (f"; stood {pause:.1f} s ({said})" if isinstance(pause, float) else "")
     lost = data.get("lost_steps")
-    return {"overlap_usd": overlap, "ready_h": ready, "pause_parts": parts, "lost_steps": lost}
+    return {"overlap_usd": overlap, "ready_h": ready, "pause_parts": parts, "lost_steps": lost,
+            "old_usd": old.total, "new_usd": new.total}  # fmt: skip

@@ -1,8 +1,8 @@
 """A checkpoint's comings and goings on a box, asked for by the laptop while a run moves. One JSON document each.
 
-    python -m runner.box.checkpoint newest DIR [--at-most N] [--pin P]    the newest whole checkpoint-N and its hashes
-    python -m runner.box.checkpoint stage DEST                            what of the files on stdin is at DEST.carry already
-    python -m runner.box.checkpoint finish DEST                           compare every hash; only then DEST.carry becomes DEST
+    python -m runner.box.checkpoint newest DIR [--at-most N] [--pin P]   the newest whole checkpoint-N and its hashes
+    python -m runner.box.checkpoint stage DEST      what of the files on stdin is at DEST.carry already
+    python -m runner.box.checkpoint finish DEST     compare every hash; only then DEST.carry becomes DEST
 
 A checkpoint that travels lies in `checkpoint-N.carry`, a name no trainer resumes from; it gets its own name when every
 file has the bytes that the manifest names. A file that some checkpoint here has already (the tokenizer, mostly) is

@@ -1,0 +1,89 @@
+"""`tunewatch migrate`: move a live run to a better box with a proved checkpoint, if that pays."""
+
+from __future__ import annotations
+
+import click
+
+from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_if_read_only, say_step, yes_option
+
+
+@click.command(short_help="Move a live run to a better box.")
+@click.argument("run")
+@click.option("--to", "offer_id", type=int, metavar="OFFER", help="Number of the offer: tunewatch offers.")
+@click.option("--force", is_flag=True, help="Move although it does not pay.")
+@click.option("--max-price", type=click.FloatRange(min=0), help="USD per hour at most, the disk in it.")
+@click.option("--resume", is_flag=True, help="Go on with a migration that was cut.")
+@click.option("--abort", is_flag=True, help="Undo a migration that was cut: the run stays on its old box.")
+@yes_option
+@json_option
+def command(
+    run: str,
+    offer_id: int | None,
+    force: bool,
+    max_price: float | None,
+    resume: bool,
+    abort: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Move RUN to offer --to. The new box is rented, made ready and rehearsed on the run's checkpoint while the old one
+    trains on; then the last step is carried over, the new one is seen to train, and the old box is destroyed and proved
+    gone. Whether it pays is said first; when it does not, it is refused (exit code 4) without --force.
+
+    \b
+    tunewatch migrate stage5/20260215-104518 --to 7000002
+    tunewatch migrate stage5/20260215-104518 --resume
+    """
+    from remote.access import opener
+    from remote.migrate import abort_migration, account, last_migration, migrate, resume_migration, unfinished
+    from remote.migrate_plan import plan_move, refuse_if_it_does_not_pay
+    from runner.errors import Exit, RefusedError
+    from tui.cloud import dollars, open_desk
+
+    refuse_if_read_only("moving a run")
+    if (offer_id is not None) + resume + abort != 1:
+        raise click.UsageError("Give one of --to OFFER, --resume and --abort.")
+    with open_desk(say_step) as desk:
+        open_pair = opener(desk.journal.home)
+        if offer_id is None:
+            record = unfinished(desk.journal, run)
+            if abort:
+                what = f"The migration of {record.run} will be undone: its new box is destroyed."
+                confirm_by_name(record.run, what, yes=yes, as_json=as_json)
+            result = (abort_migration if abort else resume_migration)(desk, record.id, open_pair)
+        else:
+            proposal = plan_move(desk, run, offer_id, open_pair, forced=force, max_usd_per_h=max_price)
+            request, offer, decision = proposal.request, proposal.offer, proposal.decision
+            for line in (
+                decision.lines() if decision is not None else ["The old box trains no more; this is a recovery."]
+            ):
+                click.echo(line, err=True)
+            try:
+                refuse_if_it_does_not_pay(proposal)
+            except RefusedError:
+                if as_json:
+                    refused = {"ok": False, "state": "refused", "run": request.run, "instance_id": request.old_id}
+                    emit_json({**refused, "steps": [], "migration": {"decision": request.decision}})
+                raise
+            confirm_by_name(
+                request.run,
+                f"{request.run} moves from {proposal.old} to offer {offer.id} ({offer.num_gpus}x {offer.gpu_name}, "
+                f"${offer.dph_total:.4f}/h); the old box is destroyed at the end.",
+                yes=yes,
+                as_json=as_json,
+            )
+            result = migrate(desk, request, open_pair)
+        cost = account(last_migration(desk.journal, result.run or run))
+    if as_json:
+        emit_json({**result.to_json(), "migration": cost})
+    elif result.state == "running":
+        click.echo(
+            f"{result.run} trains on instance {result.instance_id}; overlap ${cost['overlap_usd']:.2f}", err=True
+        )
+    elif result.ok:
+        click.echo(f"{result.run} is on its old box, instance {result.instance_id}; the new one is destroyed", err=True)
+    else:
+        click.echo(
+            "The new box is UNCONFIRMED and may still bill. Repeat the command, or: tunewatch reconcile", err=True
+        )
+    return 0 if result.ok else int(Exit.UNCONFIRMED)
