@@ -1,10 +1,13 @@
 # Two commands set up a fresh machine: `make demo` and `make test`. The rest is for daily work.
 PY ?= python3
 BIN := .venv/bin
-.PHONY: demo test test-fast lint bench shots clean
+.PHONY: demo demo-cloud test test-fast lint bench shots clean
 
 demo: .venv/demo.stamp        ## the miniature study on this machine, watched live
 	$(BIN)/tunewatch demo $(ARGS)
+
+demo-cloud: .venv/demo.stamp  ## offers, launch, watch, kill and bill on a stand-in market with real boxes
+	$(BIN)/python -m tests.demo_cloud $(ARGS)
 
 test: .venv/dev.stamp lint    ## everything, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)

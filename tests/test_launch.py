@@ -434,6 +434,17 @@ def test_f14_the_process_itself_killed_in_a_launch(real: FakeVast, tmp_path: Pat
     ).ok
 
 
+@pytest.mark.slow
+def test_forty_rounds_of_random_faults_and_crashes_rent_nothing_twice_and_forget_nothing() -> None:
+    """The benchmark's thousand, cut short; found seeds stay here."""
+    from tests.bench.bench_faults import run
+
+    count = run(40, 4711)
+    assert count.crashes > 10
+    assert (count.double, count.unknown) == (0, 0)
+    assert count.worst_orphan_s <= 60.0
+
+
 def test_f11_with_the_documented_rate_limits_on_nothing_is_ever_asked_too_soon(rented: Laptop) -> None:
     """A launch, its undoing and a reconcile, against a server that counts every call that came too early."""
     rented.fake.rate_limits = True

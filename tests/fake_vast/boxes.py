@@ -29,7 +29,9 @@ trap 'exit 0' TERM
 cd "$HOME" || exit 1
 /usr/sbin/sshd -D -e -f "$BOX_DIR/sshd_config" 2>>"$BOX_DIR/sshd.log" </dev/null &
 [ -s "$BOX_DIR/onstart.sh" ] && bash "$BOX_DIR/onstart.sh" >>"$BOX_DIR/onstart.log" 2>&1 </dev/null &
-while :; do sleep 3600 & wait $!; done
+# its other end is held by the stand-in: when that is gone, however it went, so is the box
+while read -r _; do :; done
+exit 0
 """
 SESSION = """#!/bin/bash
 cd "$HOME" || exit 1
@@ -62,6 +64,8 @@ class Container:
     proxy_port: int
     process: subprocess.Popen[bytes] | None = None
     keys: list[str] = field(default_factory=list)
+    life: int | None = None
+    """Our end of the pipe the first process reads; closed with us."""
 
     @property
     def home(self) -> Path:
@@ -136,10 +140,14 @@ class BoxHost:
         command = ["/bin/bash", str(directory / "init")]
         if self.isolated:
             command = ["unshare", "--pid", "--mount", "--fork", "--kill-child", *command]
+        if container.life is not None:
+            os.close(container.life)
+        reading, container.life = os.pipe()
         container.process = subprocess.Popen(
-            command, env=env, start_new_session=True, stdin=subprocess.DEVNULL,
+            command, env=env, start_new_session=True, stdin=reading,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        os.close(reading)
         until = time.monotonic() + 10
         while time.monotonic() < until:
             with contextlib.suppress(OSError), socket.create_connection((DIRECT_HOST, container.direct_port), 1):
@@ -155,6 +163,9 @@ class BoxHost:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(container.process.pid, signal.SIGKILL)
         container.process.wait()
+        if container.life is not None:
+            os.close(container.life)
+            container.life = None
         if not self.isolated:
             self._sweep(box_id)
 
