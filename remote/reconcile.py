@@ -94,6 +94,8 @@ def reconcile(
                 _finish_kill(desk, record, report, open_pair)
             elif record.kind == "launch":
                 _settle_launch(desk, record, report, decide, open_pair, environment, rows)
+            elif record.kind == "migrate":
+                _settle_move(desk, record, report, decide, open_pair, environment, rows)
         except HeldError:
             continue
         except TunewatchError as error:
@@ -154,6 +156,30 @@ def _settle_launch(
         (report.destroyed if done.ok else report.unconfirmed).append(done.instance_id)
 
 
+def _settle_move(
+    desk: Desk, record: DeedRecord, report: Reconciled, decide: Decide, open_pair: Opener,
+    environment: Mapping[str, str] | None, rows: Mapping[int, Instance],
+) -> None:  # fmt: skip
+    """A migration that was cut goes on, is undone, or waits: its two boxes belong to it until then."""
+    from remote.migrate import abort_migration, resume_migration
+
+    new, old = record.data.get("instance_id"), record.data.get("old_instance_id")
+    rate = sum(rows[i].billing_usd_per_h for i in (new, old) if isinstance(i, int) and i in rows)
+    found = Found(
+        "unfinished", new if isinstance(new, int) else None, record.run, rate,
+        f"The migration of {record.run} was cut at '{record.data.get('step', 'begin')}'; its boxes bill ${rate:.4f}/h.",
+        record.id,
+    )  # fmt: skip
+    choice = decide(found)
+    if choice == "leave":
+        report.left.append(found)
+        return
+    act = resume_migration if choice == "adopt" else abort_migration
+    done = act(desk, record.id, open_pair, environment)
+    if done.instance_id is not None:
+        (report.adopted if done.ok else report.unconfirmed).append(done.instance_id)
+
+
 def _note_undone(desk: Desk, record: DeedRecord, report: Reconciled) -> None:
     """A launch that could not be carried on has destroyed its box, or says that it could not."""
     instance_id = desk.journal.deed(record.id).data.get("instance_id")
@@ -164,7 +190,7 @@ def _note_undone(desk: Desk, record: DeedRecord, report: Reconciled) -> None:
 
 def _missing(desk: Desk, rows: Mapping[int, Instance], report: Reconciled) -> None:
     """Boxes the journal holds for living and the provider does not list: gone, when a second listing agrees."""
-    mine = {*report.unconfirmed, *(record.data.get("instance_id") for record in desk.journal.open_deeds())}
+    mine = {*report.unconfirmed, *_of_open_deeds(desk)}
     candidates = [b for b in desk.journal.boxes(living=True) if b.instance not in rows and b.instance not in mine]
     if not candidates:
         return
@@ -185,12 +211,13 @@ def _missing(desk: Desk, rows: Mapping[int, Instance], report: Reconciled) -> No
 def _unknown(desk: Desk, rows: Mapping[int, Instance], report: Reconciled, decide: Decide, open_pair: Opener) -> None:
     """Boxes with our label that nobody watches."""
     known = {box.instance: box for box in desk.journal.boxes()}
-    busy = {record.data.get("instance_id") for record in desk.journal.open_deeds()}
+    busy = _of_open_deeds(desk)
+    awaited = {record.data.get("label") for record in desk.journal.open_deeds()}
     laptop = desk.journal.laptop()
     settled = {*report.destroyed, *report.adopted, *report.unconfirmed, *(found.instance for found in report.left)}
     for row in rows.values():
         label, record = read_label(row.label), known.get(row.id)
-        if row.id in settled or row.id in busy:
+        if row.id in settled or row.id in busy or (row.label and row.label in awaited):
             continue
         if label is None and record is None:
             report.foreign += 1
@@ -216,3 +243,10 @@ def _unknown(desk: Desk, rows: Mapping[int, Instance], report: Reconciled, decid
             continue
         done = kill(desk, Victim(row.id, run, row.label, None), open_pair=open_pair, checkpoint=False)
         (report.destroyed if done.ok else report.unconfirmed).append(row.id)
+
+
+def _of_open_deeds(desk: Desk) -> set[int]:
+    """Instances that a deed under way, or one that was left for later, answers for."""
+    keys = ("instance_id", "old_instance_id")
+    found = (record.data.get(key) for record in desk.journal.open_deeds() for key in keys)
+    return {instance for instance in found if isinstance(instance, int)}
