@@ -136,6 +136,7 @@ class SshTransport(Closing):
         self._lock = threading.RLock()
         self._sftp_lock = threading.Lock()
         self._chain: list[paramiko.Transport] = []
+        self._opening: paramiko.Transport | None = None
         self._sftp: paramiko.SFTPClient | None = None
         self._no_sftp = False
         self._handles: dict[str, paramiko.SFTPFile] = {}
@@ -205,7 +206,7 @@ class SshTransport(Closing):
             except (paramiko.SSHException, OSError, EOFError) as error:
                 said = f"The jump host before {hop.host} cannot reach its port {hop.port}."
                 raise LinkError(said, hint="Try the same from a shell on the jump host.") from error
-        client = paramiko.Transport(sock)
+        client = self._opening = paramiko.Transport(sock)
         client.daemon = True
         left = max(0.5, until - time.monotonic())
         client.banner_timeout = client.handshake_timeout = client.auth_timeout = client.channel_timeout = left
@@ -274,7 +275,8 @@ class SshTransport(Closing):
     def close(self) -> None:
         """Give the connection back."""
         # not under the lock: whoever waits in a call must be woken by this
-        for client in reversed(self._chain):
+        opening = self._opening
+        for client in (*reversed(self._chain), *([opening] if opening is not None else [])):
             client.close()
         self.drop()
 

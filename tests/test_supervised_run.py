@@ -10,73 +10,22 @@ import contextlib
 import os
 import random
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from remote.bootstrap import Box, Phases, prepare
-from remote.feed import FeedState, RunFeed
-from remote.remote_run import Order, StartedRun, resolve_order, run_on_host, start_run
+from remote.bootstrap import Phases, prepare
+from remote.feed import RunFeed
+from remote.remote_run import Order, resolve_order, run_on_host, start_run
 from remote.settings import Settings
 from remote.ship import our_code
-from remote.ssh import SshTransport
 from remote.stop import stop_run, stop_target
 from remote.target import parse_host
 from runner.errors import RefusedError
-from runner.rundir import Status, read_status
+from tests.support.lab import SECRET, VICTIMS, Lab, cmdline, kill_at_random, tick_until, wait_for
 from tests.support.sshd import Sshd
 from tests.support.trainers import foreign_project
-
-SECRET = "hf_not_a_real_token_but_secret"
-
-
-class Lab:
-    """A box with a transport, ready for foreign recipes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.state = folder / "state"
-        self.box = Sshd(folder / "box").start()
-        self.host: SshTransport = self.box.connect(self.state)
-        self.recipe = foreign_project(folder / "project")
-        self.ready: Box = prepare(self.host, needs="command")
-
-    def start(self, **more: object) -> StartedRun:
-        order = Order(str(self.recipe), **more)  # type: ignore[arg-type]
-        return start_run(
-            self.host, self.ready, order, resolve_order(order, {}), target=parse_host("box"), home=self.state,
-            grace_s=5, environment={"HF_TOKEN": SECRET},
-        )  # fmt: skip
-
-    def status(self, run: StartedRun) -> Status:
-        status = read_status(Path(run.run_dir) / "status.json")
-        assert status is not None
-        return status
-
-    def feed(self, run: StartedRun) -> RunFeed:
-        return RunFeed(run.name, home=self.state, connect=lambda _: self.box.connect(self.state))
-
-    def trainers(self) -> list[int]:
-        """Living trainer processes on the box, zombies left out."""
-        return [pid for pid in self.box.processes("train.py") if b"supervise" not in cmdline(pid) and running(pid)]
-
-    def close(self) -> None:
-        self.host.close()
-        self.box.close()
-
-
-def cmdline(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def running(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -84,23 +33,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = Lab(tmp_path_factory.mktemp("lab"))
     yield made
     made.close()
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.02)
-
-
-def tick_until(feed: RunFeed, wanted: Callable[[FeedState], bool], seconds: float = 30.0) -> FeedState:
-    until = time.monotonic() + seconds
-    while True:
-        state = feed.tick()
-        if wanted(state):
-            return state
-        assert time.monotonic() < until, (state.state, state.reason, state.link, state.problem)
-        time.sleep(0.02)
 
 
 def test_a_foreign_recipe_runs_watched_and_stops_with_its_checkpoint(lab: Lab) -> None:
@@ -253,47 +185,6 @@ def test_f5_tmux_and_ssh_may_die_and_the_run_goes_on(lab: Lab) -> None:
     assert stop_run(lab.host, run.run_dir, name=run.name).steps[-1].detail.endswith("exit status 11")
 
 
-VICTIMS = ("sshd", "supervisor", "trainer", "tmux", "supervisor and trainer", "everything")
-
-
-def kill_at_random(lab: Lab, rng: random.Random, victim: str) -> str:
-    """One round of F5: start, kill at a random moment, look, try to start a second one, stop. Returns how it ended."""
-    run = lab.start()
-    status = lab.status(run)
-    time.sleep(rng.uniform(0, 0.6))
-    targets: list[int] = []
-    if victim in ("sshd", "everything"):
-        targets += lab.box.session_pids()
-    if victim in ("tmux", "everything"):
-        targets += lab.box.processes("tmux")
-    if "supervisor" in victim or victim == "everything":
-        targets.append(status.supervisor_pid or 0)
-    if "trainer" in victim or victim == "everything":
-        targets.append(status.pid or 0)
-    for pid in targets:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    dead = "trainer" in victim or victim == "everything"
-    if victim == "trainer":
-        wait_for(lambda: lab.status(run).ended)
-        assert (lab.status(run).rc, lab.status(run).signal) == (137, 9)
-    wait_for(lambda: len(lab.trainers()) == (0 if dead else 1))
-    feed = lab.feed(run)
-    state = tick_until(feed, lambda s: s.link.word == "live" and (not dead or s.state == "crashed"))
-    assert state.state == "crashed" if dead else state.state in ("running", "starting", "silent"), state.reason
-    feed.close()
-    if not dead:
-        with pytest.raises(RefusedError):
-            lab.start(name=run.name)
-        assert len(lab.trainers()) == 1
-    result = stop_run(lab.host, run.run_dir, name=run.name)
-    assert result.ok
-    assert lab.trainers() == []
-    if not dead:
-        assert lab.status(run).rc is not None
-    return result.steps[-1].detail
-
-
 @pytest.mark.slow
 def test_f5_random_kills_leave_one_trainer_at_most_and_a_true_status(lab: Lab) -> None:
     rng = random.Random(5)
@@ -312,6 +203,26 @@ def test_f20_an_older_epoch_does_not_train_again(lab: Lab) -> None:
     assert (Path(run.run_dir) / "log.txt").read_bytes() == log
     assert lab.trainers() == []
     assert lab.status(run).epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("last_words", "reason"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "CUDA"),
+        ("OSError: [Errno 28] No space left on device", "disk"),
+        ("Traceback (most recent call last):\\nValueError: bad batch", "bad batch"),
+    ],
+    ids=["cuda oom", "disk full", "traceback"],
+)
+def test_why_a_trainer_crashed_is_said_in_words(last_words: str, reason: str, lab: Lab, tmp_path: Path) -> None:
+    script = f"import sys\nprint({{'loss': 1.0, 'epoch': 0.1}})\nprint('{last_words}')\nsys.exit(1)\n"
+    order = Order(str(foreign_project(tmp_path, script=script)))
+    run = start_run(lab.host, lab.ready, order, resolve_order(order, {}), target=parse_host("box"), home=lab.state)
+    feed = lab.feed(run)
+    state = tick_until(feed, lambda s: s.state == "crashed")
+    feed.close()
+    assert reason in f"{state.reason} {state.history.traceback}"
+    assert lab.status(run).rc in (1, 20, 21)
 
 
 def test_a_box_that_cannot_run_it_says_why_and_what_to_do(lab: Lab) -> None:
