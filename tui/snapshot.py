@@ -202,7 +202,8 @@ class SnapshotMaker:
             swapped = replace(rule, count_from="start" if rule.count_from == "min_steps" else "min_steps")
             other = _ruling(history, swapped, forecast_run(history, swapped))
         spent = None if self.dph is None else self.dph * (history.elapsed_s or 0.0) / 3600
-        stay = _row(forecast.stay, stay=True) if forecast.stay is not None else None
+        over = history.ended is not None
+        stay = _row(forecast.stay, stay=True) if forecast.stay is not None and not over else None
         speed = forecast.throughput
         left = forecast.view.remaining
         return RunSnapshot(
@@ -219,7 +220,7 @@ class SnapshotMaker:
             eta_s=speed.seconds(left) if speed and left is not None else None,
             eta_stop_s=forecast.eta_s,
             quotes=whole_run_quotes(history, self.offers)
-            if history.ended is not None
+            if over
             else tuple(_row(q, offers=self.offers) for q in forecast.quotes),
             stay=stay,
             dph=self.dph,

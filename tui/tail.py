@@ -21,7 +21,9 @@ def collapse(line: str) -> str:
     """What stays visible of one line after its carriage returns; escape sequences are dropped."""
     line = _CSI.sub("", line)
     parts = [part for part in line.split("\r") if part.strip()]
-    return _CONTROL.sub("", (parts[-1] if parts else "").rstrip()[:LONGEST])
+    shown = _CONTROL.sub("", (parts[-1] if parts else "").rstrip()[:LONGEST])
+    # a bar that was wiped with blanks leaves them before whatever was written next
+    return shown.lstrip() if shown.startswith(" " * 12) else shown
 
 
 def is_bar(line: str) -> bool:

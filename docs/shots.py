@@ -1,0 +1,97 @@
+"""Makes the pictures of README and docs: `make shots`. Real screens of the recorded sample, as PNG.
+
+The recording is played to fixed moments with a clock of ours, so that the same tree makes the same pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "docs" / "pictures"
+sys.path.insert(0, str(ROOT))
+os.environ.pop("NO_COLOR", None)
+os.environ["LANG"] = os.environ["LC_ALL"] = "C.UTF-8"
+Steps = Callable[[Any], Awaitable[None]]
+
+
+def keys(*names: str) -> Steps:
+    """Press keys, one after the other."""
+
+    async def press(pilot: Any) -> None:
+        for name in names:
+            await pilot.press(name)
+            await pilot.pause()
+
+    return press
+
+
+async def shoot(
+    name: str, share: float, size: tuple[int, int], steps: Steps | None = None, *, theme: str = "", home: bool = False
+) -> None:
+    """One picture: the sample played to `share` of its length, then some keys."""
+    from remote.market import load_offers
+    from tui.app import TunewatchApp
+    from tui.export import png_of
+    from tui.replay import SAMPLE, ReplayFeed
+    from tui.session import Session, WatchPlan
+    from tui.svg import settled
+
+    now = [0.0]
+    feed = ReplayFeed(SAMPLE, speed=1.0, clock=lambda: now[0])
+    now[0] = share * feed.length_s
+    offers = load_offers()
+    here = next(o for o in offers if o.speed == 1.0)
+    session = Session(offers, interval=3600.0, make_feed=lambda target: feed)
+    plan = WatchPlan(str(SAMPLE), "stage5/20261123-101500", offer_id=here.id)
+    app = TunewatchApp(session, plan=None if home else plan)
+    if theme:
+        app.theme = theme
+    if home:
+        session.watch(plan)
+    async with app.run_test(size=size) as pilot:
+        for _ in range(400):
+            await pilot.pause()
+            if app.snapshots:
+                break
+            await asyncio.sleep(0.05)
+        await pilot.pause()
+        if steps is not None:
+            await steps(pilot)
+        for _ in range(6):
+            await pilot.pause()
+            await asyncio.sleep(0.05)
+        svg = settled(app.export_screenshot(title="tunewatch"))
+    session.stop()
+    png = png_of(svg, 1280)
+    if png is None:
+        raise SystemExit("PNG needs resvg_py: pip install 'tunewatch[dev]'")
+    (PICTURES / f"{name}.png").write_bytes(png)
+    print(f"{name}: {size[0]}x{size[1]}, {len(png) // 1024} KiB")  # noqa: T201 - a script that says what it made
+
+
+async def main() -> None:
+    """All pictures."""
+    PICTURES.mkdir(exist_ok=True)
+    big, small = (120, 40), (80, 24)
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["TUNEWATCH_HOME"] = home
+        os.chdir(home)
+        await shoot("live-120x40", 0.72, big)
+        await shoot("live-80x24", 0.72, small, keys("2"))
+        await shoot("light-120x40", 1.0, big, theme="tunewatch-light")
+        await shoot("what-if-120x40", 1.0, big, keys("w", "down", "down"))
+        await shoot("results-120x40", 1.0, big, keys("r"))
+        await shoot("market-160x40", 0.5, (160, 40), keys("o"))
+        await shoot("log-120x40", 0.72, big, keys("L"))
+        await shoot("runs-120x40", 0.72, big, home=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
