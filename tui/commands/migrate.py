@@ -54,10 +54,8 @@ def command(
         else:
             proposal = plan_move(desk, run, offer_id, open_pair, forced=force, max_usd_per_h=max_price)
             request, offer, decision = proposal.request, proposal.offer, proposal.decision
-            for line in (
-                decision.lines() if decision is not None else ["The old box trains no more; this is a recovery."]
-            ):
-                click.echo(line, err=True)
+            said = decision.lines() if decision is not None else ["The old box trains no more: this is a recovery."]
+            click.echo("\n".join(said), err=True)
             try:
                 refuse_if_it_does_not_pay(proposal)
             except RefusedError:
@@ -77,13 +75,10 @@ def command(
     if as_json:
         emit_json({**result.to_json(), "migration": cost})
     elif result.state == "running":
-        click.echo(
-            f"{result.run} trains on instance {result.instance_id}; overlap ${cost['overlap_usd']:.2f}", err=True
-        )
+        overlap = dollars(cost["overlap_usd"])
+        click.echo(f"{result.run} trains on instance {result.instance_id}; overlap {overlap}", err=True)
     elif result.ok:
         click.echo(f"{result.run} is on its old box, instance {result.instance_id}; the new one is destroyed", err=True)
     else:
-        click.echo(
-            "The new box is UNCONFIRMED and may still bill. Repeat the command, or: tunewatch reconcile", err=True
-        )
+        click.echo("The new box is UNCONFIRMED and may still bill. Repeat, or: tunewatch reconcile", err=True)
     return 0 if result.ok else int(Exit.UNCONFIRMED)
