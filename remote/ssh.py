@@ -578,6 +578,19 @@ class SshTransport(Closing):
             raise RefusedError(f"{path} on {self.name}: {answer.complaint or f'exit status {answer.rc}'}.")
 
 
+def locked_keys(login: Login) -> list[Path]:
+    """Key files of a login that need a passphrase, whether or not an agent holds them unlocked."""
+    found = []
+    for path in login.keys:
+        try:
+            _Keys().load(path, None)
+        except NeedsPassphraseError:
+            found.append(path)
+        except (ValueError, OSError):
+            continue
+    return found
+
+
 _MISSING, _DENIED, _FOLDER = 141, 142, 143
 """Exit statuses of our own scripts."""
 

@@ -96,9 +96,10 @@ def _here(recipe: Recipe, arguments: list[str], *, detach: bool, screen: bool, a
 
 def _elsewhere(order: Order, host: str, *, detach: bool, screen: bool, as_json: bool) -> int:
     from remote.remote_run import run_on_host
+    from remote.ssh_auth import ask_on_terminal
     from tui.commands.common import say_step
 
-    started = run_on_host(order, host, progress=say_step)
+    started = run_on_host(order, host, progress=say_step, ask=ask_on_terminal)
     if as_json:
         emit_json(started.to_json())
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,10 @@ def command(
     tunewatch watch root@ssh6.vast.ai:17956:/root/x/log.txt --patience 3
     tunewatch watch train.log --once --json
     """
+    from remote.connect import unlock
+    from remote.feed import resolve
     from remote.market import load_offers, running_offer
+    from remote.target import parse_target
     from tui.session import Session, WatchPlan
     from tui.snapshot import RuleChoice
 
@@ -70,6 +74,7 @@ def command(
     offers = load_offers(offers_file)
     if here is not None:
         running_offer(offers, here)
+    unlock(resolve(parse_target(target)))
     session = Session(offers)
     plan = WatchPlan(target, choice=choice, dph=dph, offer_id=here)
     if once or as_json:
@@ -96,7 +101,12 @@ def look_once(session: Session, plan: WatchPlan, *, as_json: bool) -> None:
 
 
 def need_terminal(hint: str) -> None:
-    """Raise UsageError when there is nobody to see a screen. Textual reads stdin and draws on stderr."""
+    """Raise UsageError when there is nobody to see a screen. Textual reads stdin and draws on stderr.
+
+    In a browser (`tunewatch serve`) another driver speaks over pipes.
+    """
+    if os.environ.get("TEXTUAL_DRIVER"):
+        return
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise UsageError("The screen needs a terminal for its input, output and errors.", hint=hint)
 
