@@ -47,6 +47,6 @@ def unlock(target: Target, *, home: Path | None = None) -> None:
     login = login_for(target)
     if not any(locked_keys(hop) for hop in (*login.jumps, login)):
         return
-    with SshTransport(login, home=home or default_home(), ask=ask_on_terminal) as host:
-        with contextlib.suppress(UnreachableError, RefusedError):
-            host.ping(timeout=15.0)
+    host = SshTransport(login, home=home or default_home(), ask=ask_on_terminal)
+    with host, contextlib.suppress(UnreachableError, RefusedError):
+        host.ping(timeout=15.0)

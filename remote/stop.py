@@ -30,6 +30,8 @@ from runner.rundir import Status
 
 _MARGIN_S = 60.0
 """Seconds beyond the trainer's grace before it is killed from here."""
+_LAST_WORDS_S = 4.0
+"""Seconds to wait for a last status after both processes were seen gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def _patience(host: Transport, run_dir: str) -> float:
 def _await_end(host: Transport, run_dir: str, seconds: float) -> tuple[Status, Life]:
     """Poll until the run has ended; a link that breaks meanwhile is built anew, for as long as there is time."""
     until = time.monotonic() + seconds
+    gone_since: float | None = None
     while True:
         try:
             status = _status(host, run_dir)
@@ -154,8 +157,10 @@ def _await_end(host: Transport, run_dir: str, seconds: float) -> tuple[Status, L
                 return status, Life(False, False)
             life = life_of(host, status)
             if not life.trainer and not life.supervisor:
-                # the last status may have been written between the two looks
-                return _status(host, run_dir), life
+                # a supervisor that has just taken over is in no status yet, its last words may still be on their way
+                gone_since = gone_since or time.monotonic()
+                if time.monotonic() - gone_since > _LAST_WORDS_S:
+                    return status, life
         except UnreachableError:
             if time.monotonic() >= until:
                 raise
