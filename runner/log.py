@@ -157,6 +157,7 @@ class _Reader:
     def _release(self, *, nested: bool) -> None:
         """Decide about the frame that was held back, now that the next token is here."""
         bar, self._held = self._held, None
+        self._sync()
         process = self.process
         if bar is None or process is None:
             return
@@ -199,7 +200,7 @@ class _Reader:
         """Begin a process with its first frame."""
         old = self.process
         if old is not None and old.total is None and bar.n > 0:
-            old.total = bar.total  # lines came before the first bar: the log begins in the middle
+            old.total, old.aligned = bar.total, False  # lines came before the first bar: it begins in the middle
         else:
             if old is not None:
                 self._sync()
@@ -208,7 +209,7 @@ class _Reader:
                 if not old.confirmed and not old.evals and not len(old.train) and not old.waiting:
                     self.processes.remove(old)
             self.process = Process(bar.total)
-            self.process.from_zero = bar.n == 0
+            self.process.from_zero = self.process.aligned = bar.n == 0
             self.processes.append(self.process)
             if old is not None:
                 self.process.confirmed = old.confirmed and old.total == bar.total
@@ -463,10 +464,10 @@ class _Reader:
     def now(self) -> Reading:
         """What is known at this moment, without changing anything by looking."""
         self._sync()
-        if self.process is not None:
-            self.process.elapsed = max(self.process.elapsed, seconds(self._elapsed))
         return Reading(
             processes=self.processes,
+            current=self.process,
+            clock_s=seconds(self._elapsed),
             crashed=self.crashed,
             crash_words=self.tracebacks.reason or self.death,
             traceback=self.tracebacks.text(),

@@ -20,6 +20,9 @@ class Reading:
     """What a reader holds at one moment."""
 
     processes: list[Process]
+    current: Process | None
+    clock_s: float
+    """What the bar's clock shows for the current process, in seconds."""
     crashed: bool
     crash_words: str
     traceback: str
@@ -51,7 +54,7 @@ def compose(reading: Reading, bytes_read: int) -> RunHistory:
         run_id=reading.run_id,
         max_steps=max_steps,
         step=last.n if last.n is not None else (last.end.step if last.end is not None else None),
-        elapsed_s=sum(p.elapsed for p in chain) if last.total is not None else None,
+        elapsed_s=_elapsed(chain, reading) if last.total is not None else None,
         train=_train(chain),
         evals=evals,
         pending_evals=_pending(last, evals),
@@ -64,6 +67,10 @@ def compose(reading: Reading, bytes_read: int) -> RunHistory:
         warnings=tuple(_warnings(chain, evals)),
         bytes_read=bytes_read,
     )
+
+
+def _elapsed(chain: list[Process], reading: Reading) -> float:
+    return sum(max(p.elapsed, reading.clock_s) if p is reading.current else p.elapsed for p in chain)
 
 
 def _chain(processes: list[Process]) -> list[Process]:

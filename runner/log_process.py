@@ -63,6 +63,8 @@ class Process:
         """Seconds, as the bar shows them."""
         self.from_zero = False
         """Whether its first frame is in the log; if not, the log begins in the middle of it."""
+        self.aligned = True
+        """Whether the next line is known to belong to the next event; not so where a log begins in the middle."""
         self.first_n: int | None = None
         """The first step above 0 that a frame showed: one more than the checkpoint it was resumed from, at least."""
         self.first_rate: float | None = None
@@ -120,6 +122,8 @@ class Process:
         event.step = n
         if self.first_event is None:
             self.first_event = n
+        if not self.aligned:
+            self._align_on(event)
         for entry in event.entries:
             self._settle(entry, n)
         if event.entries:
@@ -140,11 +144,26 @@ class Process:
         said = record.step()
         if said is not None:
             entry.step, entry.declared = said[0], True
-        if self.block or (not self.from_zero and self.direct is None and self.event is None and self.events):
+        if self.aligned or entry.declared:
+            self._pair(entry, self._pop(record))
+        elif self.event is not None:
+            self.event.entries.append(entry)
+        elif self.events:
             self.block.append(entry)
-            return entry
-        self._pair(entry, self._pop(record))
         return entry
+
+    def _align_on(self, event: Event) -> None:
+        """Find out, at the first lines of a log that begins in the middle of a run, what they belong to.
+
+        One line inside the only event so far: not buffered. Several inside one event: a full buffer was flushed, these
+        are lines of events from before the log's first byte.
+        """
+        if len(event.entries) == 1 and len(self.events) == 1 and self.direct is None:
+            self.events.clear()
+            self.aligned = self.direct = True
+        elif event.entries:
+            event.entries.clear()
+            self.direct = False
 
     def close_block(self) -> None:
         """Pair the lines of the first flush of a log that begins in the middle of a run.
@@ -162,7 +181,7 @@ class Process:
             self._pair(entry, event)
         if block:
             self.events.clear()
-            self.direct = False
+            self.direct, self.aligned = False, True
 
     def _pair(self, entry: Entry, event: Event | None) -> None:
         if event is None:
