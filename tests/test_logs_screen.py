@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -328,6 +329,8 @@ async def test_bars_can_be_left_out(tmp_path: Path) -> None:
         await pilot.press("b")
         await until(pilot, lambda: app.view.row_count == 3)
         assert "no bars: 3 lines" in app.state()
+        await pilot.press("escape")
+        await until(pilot, lambda: app.view.row_count == 5)
 
 
 async def test_a_log_that_is_replaced_or_gone_is_said_and_the_new_one_shown(tmp_path: Path) -> None:
@@ -387,3 +390,41 @@ async def test_resized_to_nothing_and_back_the_screen_lives(tmp_path: Path) -> N
                 await pilot.pause()
                 await pilot.press("up", "pageup", "end")
         assert app.rows()[-1].endswith("line 499")
+
+
+KEYS = [
+    *("up", "down", "left", "right", "pageup", "pagedown", "home", "end", "enter", "escape", "space", "tab"),
+    *("n", "N", "f", "F", "w", "b", "y", "slash", "colon", "g", "G", "l", "o", "s", "backspace"),
+    *("left_parenthesis", "full_stop", "asterisk", "1", "9", "dollar_sign", "ctrl+u"),
+]
+
+
+PIECES = [b"more\n", b"\r 1/9 [..]", b"\xff\x00\n", b"x" * 70_000, b"{'eval_loss': 1}\n"]
+
+
+async def test_keys_at_random_on_a_log_that_grows_and_shrinks_break_nothing(tmp_path: Path) -> None:
+    dice = random.Random(2)
+    path = tmp_path / "log.txt"
+    path.write_text("".join(f"{'loss' if n % 3 else 'lo'} {n}\n" for n in range(300)))
+    app = Room(path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        for turn in range(100):
+            await pilot.press(dice.choice(KEYS))
+            if turn % 20 == 0:
+                with path.open("ab") as file:
+                    file.write(dice.choice(PIECES))
+            if turn % 40 == 39:
+                path.write_bytes(b"anew\n" * dice.randrange(3))
+            if turn % 30 == 29:
+                await pilot.resize_terminal(*dice.choice([(120, 40), (40, 10), (5, 3)]))
+            if not isinstance(app.screen, LogsScreen):
+                app.logs = LogsScreen(path)
+                app.push_screen(app.logs)
+                await until(pilot, lambda: app.logs.is_running)
+        while app.screen is app.logs:
+            await pilot.press("escape")
+        app.logs = LogsScreen(path)
+        app.push_screen(app.logs)
+        path.write_text("the end\n")
+        await until(pilot, lambda: app.logs.is_running and "the end" in app.rows()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -223,3 +224,29 @@ def test_jump_to_step_takes_a_line_that_names_the_step_when_there_is_no_bar(tmp_
 )
 def test_an_evaluation_is_told_by_its_printed_loss(text: str, loss: float | None) -> None:
     assert eval_of_line(text) == loss
+
+
+RECORDED = sorted((Path(__file__).parent / "data" / "trainer-logs").glob("*.truth.json"))
+
+
+@pytest.mark.parametrize("truth", RECORDED, ids=lambda path: path.name.removesuffix(".truth.json"))
+def test_on_every_recorded_log_each_logged_step_is_found(truth: Path) -> None:
+    known = json.loads(truth.read_text())
+    index = opened(truth.with_name(truth.name.replace(".truth.json", ".txt")))
+    for point in (p for p in known["log_history"] if "loss" in p):
+        search = StepSearch(index, point["step"], known["max_steps"])
+        run(search)
+        found = search.result()
+        if not known["steps_in_log"]:
+            assert found is None
+            continue
+        assert found is not None
+        if "buffered" in truth.name:
+            # the text is written later than it happened: what stands there is the bar of that moment
+            assert point["step"] <= found.step <= point["step"] + 20
+            continue
+        text = index.line(found.line).text
+        printed = re.search(r"'loss': '?([\d.]+(?:e-\d+)?)", text)
+        assert printed is not None, text
+        assert float(printed[1]) == pytest.approx(point["loss"], rel=1e-3)
+        assert found.step == point["step"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tui.logindex import LogIndex
@@ -226,14 +227,9 @@ class StepSearch:
     def _look(self, first: int, data: bytes) -> None:
         if self._named_at is None:
             self._look_for_name(first, data)
-        at = data.find(b" [")
-        while at >= 0:
-            # one comparison throws out nearly every " [" that is not a bar's
-            if data[at - 1 : at].isdigit() and (frame := _FRAME.search(data, max(0, at - 20), at + 2)):
-                n, total = int(frame[1]), int(frame[2])
-                if total >= n >= self.step and total not in self._by_total:
-                    self._by_total[total] = StepLine(self._dict_line(first, data, frame.start(), total), n)
-            at = data.find(b" [", at + 2)
+        for start, n, total in _frames(data):
+            if total >= n >= self.step and total not in self._by_total:
+                self._by_total[total] = StepLine(self._dict_line(first, data, start, total), n)
 
     def _look_for_name(self, first: int, data: bytes) -> None:
         digits = b"%d" % self.step
@@ -245,13 +241,36 @@ class StepSearch:
             at = data.find(digits, at + 1)
 
     def _dict_line(self, first: int, data: bytes, at: int, total: int) -> int:
-        """The line of the dict that belongs to the training bar's frame at `at`."""
+        """The line of the dict that belongs to the training bar's frame at `at`; its own line when there is none."""
         number = first + data.count(b"\n", 0, at)
         before_on_line = data[data.rfind(b"\n", 0, at) + 1 : at]
-        drawn_again = not any(int(frame[2]) == total for frame in _FRAME.finditer(before_on_line))
+        drawn_again = not any(t == total for _, _, t in _frames(before_on_line))
         if number and drawn_again and _DICT.search(self.index.raw(number - 1)):
             return number - 1
+        end = data.find(b"\n", at)
+        rest = data[data.find(b" [", at) + 2 : len(data) if end < 0 else end]
+        # loggers of other people may write between the bar and the dict, but not the bar itself
+        for line in range(number, min(number + 4, self.index.line_count)):
+            text = rest if line == number else self.index.raw(line)
+            frame = next((start for start, _, t in _frames(text) if t == total), len(text))
+            if (found := _DICT.search(text)) and found.start() < frame:
+                return line
+            if frame < len(text):
+                break
         return number
+
+
+def _frames(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Start, n and total of every frame of a bar that is not nested in another one."""
+    at = data.find(b" [")
+    while at >= 0:
+        # one comparison throws out nearly every " [" that is not a bar's
+        if data[at - 1 : at].isdigit() and (frame := _FRAME.search(data, max(0, at - 20), at + 2)):
+            close = data.find(b"]", at, at + 80)
+            # tqdm moves the cursor up after a frame of a nested bar: the bar of an evaluation
+            if close < 0 or not data.startswith(b"\x1b[A", close + 1):
+                yield frame.start(), int(frame[1]), int(frame[2])
+        at = data.find(b" [", at + 2)
 
 
 def eval_of_line(text: str) -> float | None:

@@ -308,7 +308,7 @@ class LogsScreen(Screen[int | None]):
         self.view.focus()
 
     async def action_back(self) -> None:
-        """Out of the prompt, as it was before; out of a search; then out of the screen."""
+        """Out of the prompt, as it was before; then out of search, filters and screen, one after the other."""
         if self._asking is not None:
             if self._settle is not None:
                 self._settle.stop()
@@ -324,6 +324,10 @@ class LogsScreen(Screen[int | None]):
             self.search = self.view.pattern = None
             self.work.look_for(None)
             self._say()
+        elif self.view.filter is not None:
+            self.include = self.exclude = None
+            self.bars = True
+            self._rebuild()
         else:
             self.dismiss(None)
 
