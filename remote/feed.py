@@ -117,6 +117,9 @@ class RunFeed:
             alive=files.alive,
             link_ok=link.word in ("live", "stale"),
         )
+        if files.problem is not None and link.word != "stale" and state not in ("finished", "stopped", "crashed"):
+            # the path is gone, the key is refused, the provider knows no such instance: none of it ends a run
+            state, reason = "unreachable", files.problem.message
         return FeedState(
             history=history,
             state=state,
