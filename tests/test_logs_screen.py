@@ -424,6 +424,7 @@ async def test_keys_at_random_on_a_log_that_grows_and_shrinks_break_nothing(tmp_
                 await until(pilot, lambda: app.logs.is_running)
         while app.screen is app.logs:
             await pilot.press("escape")
+        await pilot.resize_terminal(80, 24)
         app.logs = LogsScreen(path)
         app.push_screen(app.logs)
         path.write_text("the end\n")
