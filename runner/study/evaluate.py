@@ -83,13 +83,12 @@ class MaskedLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
             borders.append(len(row) - len(continuation) + 1)
         length = max(len(row) for row in rows)
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
-        attention = torch.zeros_like(ids)
         prompt_ids = torch.full_like(ids, -1)
         for n, (row, border) in enumerate(zip(rows, borders, strict=True)):
             ids[n, : len(row)] = torch.tensor(row)
-            attention[n, : len(row)] = 1
             prompt_ids[n, :border] = 0
-        given = {"input_ids": ids, "attention_mask": attention}
+        # no padding mask: what lies behind a row on the right is in no block and in nobody's past
+        given = {"input_ids": ids}
         if self.mask == "prompt_bidirectional":
             given["prompt_ids"] = prompt_ids
         with torch.no_grad():

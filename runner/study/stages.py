@@ -271,7 +271,7 @@ class Study:
     def _summarise(self, outcome: Outcome) -> None:
         from runner.study.summary import write_summary
 
-        write_summary(self.run, self.recipe, outcome, self.done)
+        write_summary(self.run, self.recipe, outcome)
 
 
 def training_data(recipe: Recipe, tokenizer: Any) -> Prepared:
