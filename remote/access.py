@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +30,7 @@ from remote.transport import (
     Sent,
     Transport,
 )
+from runner.box.limits import LEASE
 from runner.errors import NotFoundError, RefusedError, UnreachableError
 
 T = TypeVar("T")
@@ -35,6 +38,8 @@ T = TypeVar("T")
 KEY_PATIENCE_S = 180.0
 """How long a new box may refuse the key."""
 PING_S = 6.0
+RENEW_S = 60.0
+"""Between two renewals of a lease."""
 
 Opener = Callable[[Instance, SshPair], Transport]
 """Makes a transport for one pair; connects on first use."""
@@ -135,6 +140,8 @@ class InstanceTransport(Closing):
         self._state = home
         self._find = find_instance
         self._inner: Transport | None = None
+        self._lease = ""
+        self._renewed = float("-inf")
 
     def _host(self) -> Transport:
         if self._inner is None:
@@ -142,7 +149,10 @@ class InstanceTransport(Closing):
             journal = Journal(self._state)
             try:
                 box = journal.box(self._id)
-                prefer = str(box.data.get("ssh_kind") or "") if box is not None else ""
+                known = box.data if box is not None else {}
+                prefer = str(known.get("ssh_kind") or "")
+                if known.get("lease_s"):
+                    self._lease = f"{known.get('guard_dir') or known.get('run_dir')}/{LEASE}"
                 self._inner, pair = reach(instance, opener(self._state), prefer=prefer)
                 if box is not None and prefer != pair.kind:
                     journal.put_box(self._id, ssh_kind=pair.kind)
@@ -152,10 +162,21 @@ class InstanceTransport(Closing):
 
     def _ask(self, call: Callable[[Transport], T]) -> T:
         try:
-            return call(self._host())
+            answer = call(self._host())
+            self._renew()
         except LinkError:
             self.close()
             raise
+        return answer
+
+    def _renew(self) -> None:
+        """Whoever looks at the box from this laptop keeps its lease alive."""
+        now = time.monotonic()
+        if self._lease and self._inner is not None and now - self._renewed >= RENEW_S:
+            self._renewed = now
+            # a lease that cannot be written ends the rental in time; it does not end the look at it
+            with contextlib.suppress(RefusedError, NotFoundError):
+                self._inner.put(f"{time.time():.0f}\n".encode(), self._lease)
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 30.0) -> Completed:
         """Run a command."""

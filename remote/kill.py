@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from remote.access import Opener, reach
+from remote.arming import keep_report, read_guard
 from remote.deeds import DeedResult
 from remote.desk import Desk
 from remote.destroy import destroy
@@ -137,6 +138,7 @@ def _save(
             host, pair = reach(row, open_pair)
             note.detail = pair.kind
         with closing(host):
+            keep_report(desk.journal, victim.instance_id, read_guard(host, victim.run_dir))
             stopped = stop_run(
                 host, victim.run_dir, name=victim.run, reason="kill", progress=desk.progress, timeout=grace_s,
                 instance_id=victim.instance_id,

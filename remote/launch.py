@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from remote.access import Opener, own_key, wait_for_ssh
-from remote.arming import Wishes, arm, limits_for
+from remote.arming import Wishes, arm, keep_report, limits_for, read_guard
 from remote.bootstrap import Box, Phases, prepare
 from remote.deeds import DeedResult
 from remote.desk import Desk, Note
@@ -21,7 +21,7 @@ from remote.destroy import destroy
 from remote.journal import Deed
 from remote.labels import new_label
 from remote.money import bill
-from remote.provider import Instance, MarketOffer, OfferGoneError, RejectedError
+from remote.provider import Instance, MarketOffer, OfferGoneError, RateLimitedError, RejectedError
 from remote.redact import redact
 from remote.remote_run import Order, resolve_order, start_run
 from remote.rent import BootError, Plan, check_offer, create_box, resolve, verify_row, wait_boot
@@ -180,7 +180,7 @@ def _keep_evidence(desk: Desk, deed: Deed, instance_id: int, why: str) -> None:
     """Why a box did not come up: its log and the provider's words, and its machine is not offered for a week."""
     box = desk.journal.box(instance_id)
     machine = box.data.get("machine_id") if box is not None else None
-    if isinstance(machine, int):
+    if isinstance(machine, int) and machine:
         desk.journal.exclude(machine, why)
     folder = desk.journal.home / "launches"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -197,10 +197,17 @@ def _on_the_box(
 ) -> DeedResult:  # fmt: skip
     with desk.step("check the box"):
         row = verify_row(desk, deed, instance_id, plan, offer)
-    with desk.step("SSH key"):
+    with desk.step("SSH key") as note:
         _, public = own_key(desk.journal.home)
         deed.intent("key", instance=instance_id)
-        desk.patiently(lambda: desk.provider.attach_key(instance_id, public), for_s=60.0)
+        try:
+            desk.patiently(
+                lambda: desk.provider.attach_key(instance_id, public), for_s=60.0,
+                again_on=(UnreachableError, RateLimitedError),
+            )  # fmt: skip
+        except RejectedError as error:
+            # the start script brought the key as well; whether that is enough shows at the next step
+            note.ok, note.detail = None, error.message
         deed.done("key", instance=instance_id)
     with desk.step("boot") as note:
         row = wait_boot(desk, deed, instance_id, plan, note)
@@ -220,6 +227,7 @@ def _on_the_box(
         _start(desk, deed, request, host, box, run_dir, instance_id, env)
         with desk.step("first log line") as note:
             note.detail = _first_line(desk, host, run_dir, note)
+        keep_report(desk.journal, instance_id, read_guard(host, run_dir))
         _remember(desk, row, plan.image, "first log line")
     deed.close("running", instance=instance_id)
     return desk.result(ok=True, state="running", run=request.plan.run, instance_id=instance_id)
@@ -262,6 +270,7 @@ def _arm(
             "run_dir": run_dir,
             "guard": "watching",
             "budget_usd": request.wishes.budget_usd,
+            "lease_s": request.wishes.lease_s,
             "deadline_at": None if deadline is None else desk.clock() + deadline,
         },
     )

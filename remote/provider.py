@@ -113,6 +113,7 @@ class MarketOffer:
 
     id: int
     machine_id: int
+    """The physical box; 0 when the listing does not say."""
     host_id: int | None
     gpu_name: str
     num_gpus: int

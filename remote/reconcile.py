@@ -5,6 +5,7 @@
 - A box that the journal knows and two listings do not show is gone; its bill is closed.
 - A box with our label that the journal does not know is offered: adopt, destroy or leave.
 - A box that was proved gone and is listed again is believed to the provider, and offered.
+- A box that runs past the budget or deadline it was launched with is ended: its guard should have done that.
 - A box without our label is never touched.
 
 Nothing is concluded from a listing that failed.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from remote.access import Opener
+from remote.arming import Overdue, overdue
 from remote.deeds import DeedResult
 from remote.desk import Desk
 from remote.destroy import GAP_S
@@ -104,6 +106,7 @@ def reconcile(
     rows = {row.id: row for row in desk.listing()}
     _missing(desk, rows, report)
     _unknown(desk, rows, report, decide, open_pair)
+    _late(desk, rows, report, open_pair)
     state: Literal["done", "unconfirmed"] = "done" if report.ok else "unconfirmed"
     return desk.result(ok=report.ok, state=state, run=None, instance_id=None), report
 
@@ -243,6 +246,26 @@ def _unknown(desk: Desk, rows: Mapping[int, Instance], report: Reconciled, decid
             continue
         done = kill(desk, Victim(row.id, run, row.label, None), open_pair=open_pair, checkpoint=False)
         (report.destroyed if done.ok else report.unconfirmed).append(row.id)
+
+
+def _late(desk: Desk, rows: Mapping[int, Instance], report: Reconciled, open_pair: Opener) -> None:
+    """Boxes past the limits they were launched with: their guard should have ended them, so the laptop does."""
+
+    def end(late: Overdue) -> None:
+        with desk.step("past its limit", f"instance {late.instance}: {late.reason}"):
+            box = desk.journal.box(late.instance)
+        if box is None:
+            return
+        victim = Victim(late.instance, box.run, box.label, box.data.get("run_dir"))
+        done = kill(desk, victim, open_pair=open_pair)
+        (report.destroyed if done.ok else report.unconfirmed).append(late.instance)
+
+    busy = _of_open_deeds(desk)
+    for late in overdue(desk.journal, desk.clock()):
+        row = rows.get(late.instance)
+        # a stopped box keeps what could not be uploaded; its owner decides about that
+        if row is not None and row.status == "running" and late.instance not in busy:
+            end(late)
 
 
 def _of_open_deeds(desk: Desk) -> set[int]:

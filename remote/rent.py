@@ -29,7 +29,7 @@ from remote.provider import (
     RejectedError,
     find,
 )
-from runner.errors import ProviderError, RefusedError, TunewatchError, UnconfirmedError
+from runner.errors import ProviderError, RefusedError, TunewatchError, UnconfirmedError, UnreachableError
 
 LOOKUPS_S = (0.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0)
 """When the label of a lost answer is looked for: a new box was seen to appear minutes late."""
@@ -87,7 +87,7 @@ def check_offer(desk: Desk, plan: Plan) -> MarketOffer:
             f"${plan.max_usd_per_h:.4f}/h.",
             hint="Raise --max-price or choose another offer.",
         )
-    reason = desk.journal.excluded().get(offer.machine_id)
+    reason = desk.journal.excluded().get(offer.machine_id) if offer.machine_id else None
     if reason is not None:
         raise RefusedError(
             f"Machine {offer.machine_id} of offer {offer.id} failed before: {reason}",
@@ -100,7 +100,10 @@ def check_offer(desk: Desk, plan: Plan) -> MarketOffer:
             f"Offer {offer.id} stands for {offer.duration_s / 3600:.1f} h, the run may need {plan.needed_h:.1f} h.",
             hint="Choose an offer that lasts, or give --deadline.",
         )
-    credit = desk.patiently(desk.provider.account, for_s=30.0).credit_usd
+    try:
+        credit = desk.patiently(desk.provider.account, for_s=30.0, again_on=(UnreachableError,)).credit_usd
+    except RejectedError:
+        credit = None  # a key that may not see the account's money may still rent; the provider checks it anyway
     needed = min(plan.budget_usd, price * 24) if plan.budget_usd is not None else price * BUDGET_HEADROOM_H
     if credit is not None and credit < needed:
         raise CreditError(

@@ -54,7 +54,7 @@ def word(value: Any) -> str:
 
 
 def offer_from(row: Any, disk_gb: float, *, spot: bool) -> MarketOffer | None:
-    """A listing; None when it lacks what a rental needs (id, machine, GPU, price).
+    """A listing; None when it lacks what a rental needs (id, GPU, price).
 
     The total is worked out again for `disk_gb`: `dph_total` of the row is right only for the disk of the search.
     """
@@ -62,10 +62,12 @@ def offer_from(row: Any, disk_gb: float, *, spot: bool) -> MarketOffer | None:
         return None
     offer_id, machine, name = whole(row.get("id")), whole(row.get("machine_id")), word(row.get("gpu_name"))
     base = number(row.get("dph_base"))
-    if offer_id is None or machine is None or not name or base is None or base < 0:
-        return None
     storage = max(0.0, number(row.get("storage_cost")) or 0.0)
     said = number(row.get("dph_total")) or 0.0
+    if base is None and said:
+        base = max(0.0, said - (number(row.get("storage_total_cost")) or 0.0))
+    if offer_id is None or not name or base is None or base < 0:
+        return None
     total = max(base + storage * disk_gb / HOURS_PER_MONTH, said)
     kept: dict[str, Any] = {}
     for key in _ESTIMATOR_FIELDS:
@@ -80,7 +82,7 @@ def offer_from(row: Any, disk_gb: float, *, spot: bool) -> MarketOffer | None:
     kept.update(id=offer_id, dph_total=total, dph_base=base, num_gpus=whole(row.get("num_gpus")) or 1)
     return MarketOffer(
         id=offer_id,
-        machine_id=machine,
+        machine_id=machine or 0,
         host_id=whole(row.get("host_id")),
         gpu_name=name,
         num_gpus=whole(row.get("num_gpus")) or 1,
@@ -97,7 +99,8 @@ def offer_from(row: Any, disk_gb: float, *, spot: bool) -> MarketOffer | None:
         reliability=number(row.get("reliability2")) or number(row.get("reliability")),
         duration_s=number(row.get("duration")),
         cuda_max=number(row.get("cuda_max_good")),
-        verified=row.get("verification") == "verified" or row.get("verified") is True,
+        # a row that does not say is as verified as the search that brought it
+        verified=row.get("verification", "verified") == "verified" or row.get("verified") is True,
         place=word(row.get("geolocation")),
         min_bid=number(row.get("min_bid")),
         spot=spot,

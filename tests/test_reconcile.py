@@ -172,6 +172,19 @@ def test_the_laptop_enforces_the_budget_without_the_guard(rented: Rented) -> Non
     assert "$1.1" in overdue(desk.journal, desk.clock())[0].reason
 
 
+def test_reconcile_ends_what_runs_past_its_limit_and_leaves_what_is_stopped(rented: Rented) -> None:
+    running, stopped = rented.rent(label=label_of(rented)), rented.rent(label=label_of(rented), offer=2)
+    desk = rented.desk()
+    for box in (running, stopped):
+        desk.journal.put_box(box.id, deadline_at=desk.clock() + 60)
+    rented.provider.stop(stopped.id)
+    rented.fake.world.clock.sleep(3600)  # type: ignore[attr-defined]
+    report, asked = settle(rented)
+    assert report.destroyed == [running.id]
+    assert asked == []
+    assert stopped.destroyed is None
+
+
 # -- what the rows mean -----------------------------------------------------------------------------------------------
 
 NOW = 1_000_000.0

@@ -24,6 +24,7 @@ def command(history: bool, charges: bool, as_json: bool) -> None:
     tunewatch instances
     tunewatch instances --history --json
     """
+    from remote.arming import overdue
     from remote.notices import notices
     from runner.errors import TunewatchError
     from tui.cloud import dollars, open_desk
@@ -40,6 +41,7 @@ def command(history: bool, charges: bool, as_json: bool) -> None:
         except TunewatchError:
             increases = []  # the list stands without what is only said beside it
         said = notices(live, desk.journal.boxes(), account=account, increases=increases, now=desk.clock())
+        late = overdue(desk.journal, desk.clock())
         past = _past(desk, {instance.id for instance in live}) if history else []
     if as_json:
         emit_json([*rows, *past])
@@ -57,6 +59,8 @@ def command(history: bool, charges: bool, as_json: bool) -> None:
         )
     credit = "" if account is None or account.credit_usd is None else f", {dollars(account.credit_usd)} of credit"
     click.echo(f"{len(rows)} rented, billing ${burn:.4f}/h now{credit}", err=True)
+    for box in late:
+        click.echo(f"! Instance {box.instance} bills past its limit: {box.reason}. End it: tunewatch kill.", err=True)
     for notice in said:
         click.echo(f"! {notice.text} {notice.advice}", err=True)
 

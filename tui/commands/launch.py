@@ -78,11 +78,12 @@ def command(
     with open_desk(say_step) as desk:
         chosen = load_settings(desk.journal.home)
         offer = desk.provider.offer(offer_id, disk_gb=gigabytes, spot=bid is not None)
+        price = offer.dph_total if bid is None else bid + offer.dph_total - offer.dph_base
         limit = [f"at most {dollars(budget)}" if budget is not None else "", f"until {deadline}" if deadline else ""]
         limits = ", ".join(part for part in limit if part) or "no limit but the end of the run"
         confirm_by_name(
             str(offer_id),
-            f"{offer.num_gpus}x {offer.gpu_name} will be rented at ${offer.dph_total:.4f}/h with {gigabytes:g} GB of "
+            f"{offer.num_gpus}x {offer.gpu_name} will be rented at ${price:.4f}/h with {gigabytes:g} GB of "
             f"disk ({limits}).",
             yes=yes,
             as_json=as_json,
@@ -92,7 +93,9 @@ def command(
         request = Launch(
             order=Order(named, config, tuple(settings), hf_repo_id or "", name=name),
             plan=Plan(
-                name, offer_id, gigabytes, image, onstart(public), max_price, bid, budget,
+                name, offer_id, gigabytes, image, onstart(public),
+                # without a cap of the user's: the price that was just shown, and two per cent
+                max_price if max_price is not None else price * 1.02, bid, budget,
                 boot_deadline_s=seconds_from_now(boot_timeout) or 1500.0,
             ),
             wishes=Wishes(budget, seconds_from_now(deadline), seconds_from_now(idle), seconds_from_now(lease), keep),

@@ -59,6 +59,7 @@ def command(
     tunewatch offers --max-price 1 --min-vram 40
     tunewatch offers box:/root/run/log.txt --budget 5 --json
     """
+    from remote.hosts import HostsProvider
     from remote.provider import Wanted
     from remote.sizing import disk_gb
     from runner.config import load_recipe
@@ -72,7 +73,8 @@ def command(
     with open_desk() as desk:
         market = desk.provider.search(wanted)
         failed = desk.journal.excluded()
-    market = [offer for offer in market if offer.machine_id not in failed]
+        own = HostsProvider(desk.journal.home).search(wanted)
+    market = [*own, *(offer for offer in market if offer.machine_id not in failed)]
     quotes = quote(market, recipe, target=target, rate=rate, budget=budget, deadline=deadline)
     by_id = {str(q["offer_id"]): q for q in quotes}
     order = {str(q["offer_id"]): place for place, q in enumerate(quotes)}
