@@ -1,13 +1,14 @@
 """Weights come in whole, or not at all: multimodal layout, FP8, names that do not exist, tokenizers without padding."""
 
 import json
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from runner.errors import NotFoundError, UsageError
-from tests.support.study import save_checkpoint, stock_model, tiny_model, tokenizer
+from tests.support.study import losses, save_checkpoint, stock_model, tiny_model, tokenizer, train
 
 pytestmark = pytest.mark.study
 
@@ -177,16 +178,33 @@ def test_a_model_without_a_pad_token_pads_with_its_end_token(tmp_path):
     assert any("no pad token" in note for note in loaded.notes)
 
 
-def test_a_lora_checkpoint_without_peft_says_what_to_install(tmp_path):
-    from runner.study.load import load_model
+def test_lora_without_peft_says_what_to_install(monkeypatch):
+    from runner.study.load import with_adapter
 
-    save_checkpoint(tiny_model(), tmp_path / "base")
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": str(tmp_path / "base"), "peft_type": "LORA"})
-    )
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UsageError, match="pip install peft"):
-        load_model(tmp_path / "adapter", mask="prompt_bidirectional")
+        with_adapter(tiny_model(), 4)
+
+
+def test_a_lora_checkpoint_is_small_keeps_its_mask_and_loads_as_the_tuned_model(tmp_path):
+    """Train an adapter, load it merged: the logits are the adapter's, and the wrong mask is refused."""
+    from runner.study.load import load_model, read_mask
+    from runner.study.mask import MaskError
+
+    base = save_checkpoint(stock_model(), tmp_path / "base")
+    outcome = train(base, tmp_path / "run", "lora_rank=4", "learning_rate=1e-2")
+    seen = losses(tmp_path / "run")
+    assert seen[12] < seen[1]
+    assert (outcome.best / "adapter_model.safetensors").stat().st_size < (base / "model.safetensors").stat().st_size
+    assert read_mask(outcome.best) == "prompt_bidirectional"
+    tuned = load_model(outcome.best, mask="prompt_bidirectional")
+    before = load_model(base, mask="prompt_bidirectional")
+    assert "LoRA adapter merged" in tuned.notes
+    changed = [n for n, p in tuned.model.named_parameters() if not torch.equal(p, before.model.get_parameter(n))]
+    assert changed
+    assert all("proj" in name for name in changed), "only the projections have adapters"
+    with pytest.raises(MaskError, match="trained under 'prompt_bidirectional'"):
+        load_model(outcome.best, mask="causal")
 
 
 def test_the_committed_base_model_is_small_and_has_its_recipe_and_log():

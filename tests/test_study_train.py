@@ -204,7 +204,8 @@ def test_settings_this_machine_cannot_do_are_sentences(base, tmp_path, override,
 
 
 @pytest.mark.parametrize(
-    "override", ["optimizer=adafactor", "activation_checkpointing=true", "loss_chunk=3", "precision=bf16_autocast"]
+    "override",
+    ["lora_rank=4", "optimizer=adafactor", "activation_checkpointing=true", "loss_chunk=3", "precision=bf16_autocast"],
 )
 def test_the_other_ways_to_train_run_and_lower_the_loss(base, tmp_path, override):
     outcome = train(base, tmp_path, "learning_rate=5e-3", override)

@@ -265,6 +265,7 @@ class Checkpoints(TrainerCallback):
         self.directory = directory
         self.keep = keep
         self.best_step = best_step
+        self.before_seal: Callable[[Path], None] = lambda _: None
         self.may_prune: Callable[[Path], bool] = lambda _: True
         self.on_sealed: Callable[[Path], None] | None = None
 
@@ -273,6 +274,7 @@ class Checkpoints(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = self.directory / f"checkpoint-{state.global_step}"
+        self.before_seal(folder)
         rundir.write_manifest(folder)
         if self.on_sealed is not None:
             self.on_sealed(folder)

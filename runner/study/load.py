@@ -145,8 +145,9 @@ def read_config(source: str | Path, revision: str = "main") -> Any:
 
 
 def read_mask(checkpoint: str | Path) -> MaskMode | None:
-    """The mask recorded in a local checkpoint's config.json; None for a stock one. Loads nothing."""
-    path = Path(checkpoint) / "config.json"
+    """The mask recorded in a local checkpoint (config.json, or beside an adapter); None for a stock one."""
+    beside = Path(checkpoint) / ADAPTER_MASK
+    path = beside if beside.is_file() else Path(checkpoint) / "config.json"
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
@@ -174,10 +175,32 @@ def _load_tokenizer(name: str, where: dict[str, Any], notes: list[str]) -> Any:
     return tokenizer
 
 
+def with_adapter(model: Any, rank: int) -> Any:
+    """The model with a LoRA adapter of `rank` on every projection, all else frozen."""
+    peft = peft_package()
+    settings = peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return peft.get_peft_model(model, settings)
+
+
+def seal_adapter(folder: Path, mask: MaskMode) -> None:
+    """Write the mask beside an adapter, whose own configuration has no place for it; before the manifest."""
+    if (folder / "adapter_config.json").is_file():
+        (folder / ADAPTER_MASK).write_text(json.dumps({"prompt_mask": mask}))
+
+
+ADAPTER_MASK = "prompt_mask.json"
+"""The mask under which a LoRA checkpoint was trained."""
+
+
 def _load_adapter(path: Path, *, mask: MaskMode, attention: str, dtype: str, override: bool) -> Loaded:
     """A LoRA checkpoint: its base under the mask, the adapter merged into it."""
     peft = peft_package()
     settings = json.loads((path / "adapter_config.json").read_text())
+    recorded = read_mask(path)
+    if recorded is not None and recorded != mask and not override:
+        raise MaskError(f"The adapter {path} was trained under '{recorded}' and is asked for under '{mask}'.")
     base = load_model(
         settings["base_model_name_or_path"],
         mask=mask,
@@ -186,9 +209,6 @@ def _load_adapter(path: Path, *, mask: MaskMode, attention: str, dtype: str, ove
         dtype=dtype,
         override=override,
     )
-    recorded: MaskMode | None = settings.get("tunewatch_prompt_mask")
-    if recorded is not None and recorded != mask and not override:
-        raise MaskError(f"The adapter {path} was trained under '{recorded}' and is asked for under '{mask}'.")
     model = peft.PeftModel.from_pretrained(base.model, str(path)).merge_and_unload()
     return base._replace(model=model, recorded=recorded, notes=(*base.notes, "LoRA adapter merged"))
 

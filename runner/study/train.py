@@ -35,6 +35,7 @@ from runner.study.callbacks import (
 )
 from runner.study.data import PrefixCollator, Prepared
 from runner.study.hub import Uploader
+from runner.study.load import seal_adapter, with_adapter
 
 _OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our words to the Trainer's; adamw_8bit needs bitsandbytes and a GPU."""
@@ -91,6 +92,9 @@ def fine_tune(
     if resume is not None and (over := _already_over(recipe, run, resume)) is not None:
         return over
     model.loss_chunk = recipe.train.loss_chunk
+    if recipe.train.lora_rank:
+        model = with_adapter(model, recipe.train.lora_rank)
+        seal.before_seal = lambda folder: seal_adapter(folder, recipe.mask)
     trainer = Trainer(
         model=model,
         args=arguments,
