@@ -28,7 +28,7 @@ class Moving:
     laptop: Laptop
     witness: Path
     spoil: Path
-    """Written to, it makes a resumed trainer crash or hang."""
+    """`crash PATH` or `hang PATH` in it makes a resumed trainer below a path do so."""
     old: Box
     offer: int
     """The offer to move to."""
@@ -54,9 +54,7 @@ class Moving:
         desk.journal.close()
         return replace(plan.request, **{"confirm_steps": 5, **changes})  # type: ignore[arg-type]
 
-    def migrate(
-        self, *, before: CrashAt | None = None, after: CrashAt | None = None, **changes: object
-    ) -> DeedResult:
+    def migrate(self, *, before: CrashAt | None = None, after: CrashAt | None = None, **changes: object) -> DeedResult:
         request = self.request(**changes)
         return migrate(self.laptop.desk(before=before, after=after), request, self.laptop.open_pair, {})
 

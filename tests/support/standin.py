@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-SCRIPT = r'''
+SCRIPT = r"""
 import argparse, fcntl, hashlib, json, os, signal, sys, time
 ask = argparse.ArgumentParser()
 for name, kind, default in (("steps", int, 100000), ("save-every", int, 10), ("eval-every", int, 10**9),
@@ -42,12 +42,15 @@ if o.resume:
 write("start", run_id=None, max_steps=o.steps, pid=os.getpid(), world_size=1, resumed_from=step or None, rule=None,
       mask=None, recipe="standin")
 if o.resume and o.spoil and os.path.exists(o.spoil):
-    mode = open(o.spoil).read().strip()
+    mode, _, where = open(o.spoil).read().partition(" ")
+    if where not in os.getcwd():
+        mode = ""
     if mode == "crash":
         raise RuntimeError("this box cannot train")
     while mode == "hang" and not asked:
         time.sleep(0.05)
-    sys.exit(11)
+    if mode:
+        sys.exit(11)
 def save():
     began = time.monotonic()
     folder = os.path.join("ckpt", "checkpoint-%d" % step)
@@ -91,7 +94,7 @@ while step < o.steps:
         sys.exit(11)
 write("end", step=step, reason="the horizon", rc=0, runtime_s=1.0)
 print({"train_runtime": 1.0, "train_loss": 1.0}, flush=True)
-'''
+"""
 
 
 def standin_recipe(folder: Path, **options: object) -> tuple[Path, Path]:

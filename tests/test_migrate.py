@@ -1,0 +1,434 @@
+"""A live run moves: never two trainers, never an unknown box, the old one destroyed only after the new has trained."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from remote import migrate_switch
+from remote.access import own_key
+from remote.journal import Journal, Row
+from remote.known import find_run
+from remote.migrate import abort_migration, account, last_migration, migrate, open_migration, resume_migration
+from remote.migrate_plan import plan_move, refuse_if_it_does_not_pay
+from remote.migrate_switch import NoProgressError, RunOverError
+from remote.move import Request
+from remote.provider import Order as Rental
+from runner.errors import NotFoundError, ProviderError, RefusedError, TunewatchError, UnconfirmedError
+from tests.fake_vast import FakeVast, faults
+from tests.fake_vast.market import offer_row
+from tests.support.migration import RUN, Moving, a_run
+from tests.support.rented import Laptop, real_world
+from tests.support.vast import rented_world
+from tui.cli import main
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeVast]:
+    with real_world(tmp_path_factory.mktemp("boxes")) as fake:
+        yield fake
+
+
+@pytest.fixture(autouse=True)
+def quiet(world: FakeVast) -> Iterator[None]:
+    yield
+    world.faults.clear()
+    world.world.linger = 0
+    world.world.refuse_start = False
+
+
+class At:
+    """Does something once, when a row is on the disk."""
+
+    def __init__(self, row: str, do: Callable[[], object]) -> None:
+        self.row, self.do, self.done = row, do, False
+
+    def __call__(self, row: Row) -> None:
+        if not self.done and f"{row.step} {row.phase}" == self.row:
+            self.done = True
+            self.do()
+
+
+def move_with(moving: Moving, hook: At, **changes: object) -> object:
+    """Migrate with the hook, which has to have been met."""
+    request = moving.request(**changes)
+    desk = moving.laptop.desk(after=hook)  # type: ignore[arg-type]
+    try:
+        return migrate(desk, request, moving.laptop.open_pair, {})
+    finally:
+        assert hook.done, f"{hook.row} was never written"
+        desk.journal.close()
+
+
+def deed_data(moving: Moving) -> dict[str, object]:
+    journal = Journal(moving.laptop.home)
+    try:
+        return account(last_migration(journal, RUN))
+    finally:
+        journal.close()
+
+
+# -- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_moves_and_its_curve_goes_on_as_if_nothing_had_happened(world: FakeVast, tmp_path: Path) -> None:
+    """Log, metrics and run id are carried along; the old supervisor, started again, is fenced."""
+    with a_run(world, tmp_path) as moving:
+        container = moving.old.container
+        assert container is not None
+        old_dir = container.home / "tunewatch/runs" / RUN
+        run_id = (old_dir / "log.txt").read_text().splitlines()[0]
+        codes: list[int] = []
+
+        def zombie() -> None:
+            desk = moving.laptop.desk()
+            (row,) = [r for r in desk.listing() if r.id == moving.old.id]
+            host = moving.laptop.open_pair(row, row.ssh[0])
+            codes.append(host.run(f"sh {shlex.quote(str(old_dir))}/start.sh >/dev/null 2>&1", timeout=30).rc)
+            host.close()
+
+        result = move_with(moving, At("M10 done", zombie))
+        assert result.state == "running"  # type: ignore[attr-defined]
+        assert codes == [12]
+        (new,) = moving.made()
+        assert moving.old.destroyed is not None
+        moving.wait_for_step(1, beyond=10)
+        moving.check_curve()
+        moving.check_journal()
+        steps = [step for step, _ in moving.steps()]
+        assert steps == sorted(steps), "no step was lost and none was done twice"
+        assert new.container is not None
+        new_dir = new.container.home / "tunewatch/runs" / RUN
+        assert (new_dir / "log.txt").read_text().splitlines()[0] == run_id
+        events = [json.loads(line) for line in (new_dir / "metrics.jsonl").read_text().splitlines()]
+        trained = [event["step"] for event in events if event["event"] == "train"]
+        assert trained == list(range(1, len(trained) + 1)), "one unbroken curve in one file"
+        assert find_run(RUN, moving.laptop.home).instance_id == new.id
+        said = deed_data(moving)
+        assert said["lost_steps"] == 0
+        assert set(said["pause_parts"]) == {"save", "delta", "load"}  # type: ignore[call-overload]
+        assert said["pause_s"] == pytest.approx(sum(said["pause_parts"].values()), abs=0.5)  # type: ignore[attr-defined]
+        guard = json.loads((new_dir / "guard.json").read_text())
+        assert guard["budget_usd"] == 2.0
+        assert 0 < guard["deadline_s"] < 3700, "the run's own deadline, and not a new one"
+        assert not (new_dir / "guard.release").exists()
+
+
+def test_f13_the_old_box_stays_in_the_books_until_two_listings_are_without_it(world: FakeVast, tmp_path: Path) -> None:
+    with a_run(world, tmp_path) as moving:
+        moving.old.lingering_lists = 3
+        world.faults.add("destroy", faults.RATE_LIMITED, faults.SERVER_ERROR, faults.NOT_SUCCESS)
+        assert moving.migrate().state == "running"
+        assert moving.old.destroyed is not None
+        moving.check_journal()
+
+
+def test_f13_what_cannot_be_proved_stays_open_and_resume_finishes_it(
+    world: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import remote.destroy
+
+    with a_run(world, tmp_path) as moving:
+        world.faults.add("destroy", faults.SERVER_ERROR, times=1000)
+        monkeypatch.setattr(migrate_switch, "destroy", _impatient(remote.destroy.destroy))
+        with pytest.raises(UnconfirmedError, match="may still bill"):
+            moving.migrate()
+        assert moving.old.destroyed is None
+        desk = moving.laptop.desk()
+        record = open_migration(desk.journal, RUN)
+        assert record is not None
+        with pytest.raises(RefusedError, match="trains on the new box already"):
+            abort_migration(desk, record.id, moving.laptop.open_pair, {})
+        world.faults.clear()
+        assert resume_migration(desk, record.id, moving.laptop.open_pair, {}).state == "running"
+        moving.check_journal()
+        moving.check_curve()
+
+
+def _impatient(destroy: Callable[..., str]) -> Callable[..., str]:
+    def at_once(*given: object, **more: object) -> str:
+        return destroy(*given, **{**more, "for_s": 1.0})
+
+    return at_once
+
+
+# -- the new box fails ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["crash", "hang"])
+def test_a_new_trainer_that_does_not_train_puts_the_old_box_back_to_work(
+    world: FakeVast, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate_switch, "STALL_S", 3.0)
+    with a_run(world, tmp_path) as moving:
+
+        def spoil() -> None:
+            (new,) = [box for box in moving.made() if box.id != moving.old.id]
+            moving.spoil.write_text(f"{mode} /{new.id}/")
+
+        with pytest.raises(NoProgressError):
+            move_with(moving, At("M8 done", spoil))
+        assert [box.id for box in moving.made()] == [moving.old.id]
+        moving.wait_for_step(1, beyond=10)
+        moving.check_curve()
+        moving.check_journal()
+
+
+def test_a_new_box_that_is_outbid_while_it_starts_is_given_up_and_the_run_goes_on_where_it_was(
+    world: FakeVast, tmp_path: Path
+) -> None:
+    """F18 on the new side."""
+    with a_run(world, tmp_path) as moving:
+
+        def outbid() -> None:
+            (new,) = [box for box in moving.made() if box.id != moving.old.id]
+            world.world.outbid(new)
+
+        with pytest.raises(TunewatchError):
+            move_with(moving, At("M8 done", outbid))
+        assert [box.id for box in moving.made()] == [moving.old.id]
+        moving.wait_for_step(1, beyond=10)
+        moving.check_curve()
+        moving.check_journal()
+        journal = Journal(moving.laptop.home)
+        box = journal.box(moving.old.id)
+        assert box is not None
+        assert box.data["epoch"] == 2, "it went on one epoch later than the one that failed"
+        journal.close()
+
+
+# -- the old box fails ------------------------------------------------------------------------------------------------
+
+
+def test_f18_an_old_box_that_is_outbid_in_the_middle_loses_at_most_the_steps_since_its_last_checkpoint(
+    world: FakeVast, tmp_path: Path
+) -> None:
+    with a_run(world, tmp_path) as moving:
+        assert move_with(moving, At("M6 done", lambda: world.world.outbid(moving.old)))
+        moving.wait_for_step(1, beyond=10)
+        moving.check_curve()
+        moving.check_journal()
+        assert [box.id for box in moving.made()] != [moving.old.id]
+
+
+def test_f18_a_run_whose_spot_box_was_killed_without_notice_goes_on_elsewhere(world: FakeVast, tmp_path: Path) -> None:
+    """The box is started to be read, never to train, and destroyed at the end."""
+    with a_run(world, tmp_path) as moving:
+        moving.wait_for_step(25)
+        world.world.outbid(moving.old)
+        reached = moving.steps()[-1][0]
+        proposal = plan_move(moving.laptop.desk(), RUN, moving.offer, moving.laptop.open_pair)
+        assert proposal.decision is None, "there is nothing to stay on"
+        refuse_if_it_does_not_pay(proposal)
+        assert migrate(moving.laptop.desk(), moving.request(), moving.laptop.open_pair, {}).ok
+        moving.wait_for_step(1, beyond=10)
+        moving.check_curve()
+        moving.check_journal()
+        steps = [step for step, _ in moving.steps()]
+        again = steps[steps.index(reached) + 1]
+        assert reached - again < 10 + 2, "saved every 10 steps, so at most those are done again"
+
+
+def test_f18_a_killed_box_that_cannot_be_started_keeps_its_disk_and_nothing_is_left_rented(
+    world: FakeVast, tmp_path: Path
+) -> None:
+    with a_run(world, tmp_path) as moving:
+        world.world.outbid(moving.old)
+        world.world.refuse_start = True
+        with pytest.raises(RefusedError, match="cannot be started to read its checkpoints"):
+            moving.migrate()
+        world.world.refuse_start = False
+        assert [box.id for box in moving.made()] == [moving.old.id]
+        moving.check_journal()
+
+
+def test_a_run_that_ends_by_itself_before_it_is_drained_is_left_where_it_is(world: FakeVast, tmp_path: Path) -> None:
+    with a_run(world, tmp_path, steps=400) as moving:
+        with pytest.raises(RunOverError, match="ended by itself"):
+            move_with(moving, At("M6 done", lambda: moving.wait_for_step(400)))
+        assert [box.id for box in moving.made()] in ([moving.old.id], [])
+        assert moving.steps()[-1][0] == 400
+        moving.check_curve()
+
+
+# -- renting, with boxes that let nobody in ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Iterator[tuple[Laptop, Request]]:
+    """A run on a box without processes, and the request to move it: as far as the new box's SSH all is real."""
+    offers = [offer_row(number, machine_id=number) for number in range(1, 40)]
+    with rented_world(offers=offers) as (fake, provider, clock):
+        laptop = Laptop(fake, tmp_path, provider=provider, real=False)
+        old = provider.create(Rental(39, "tunewatch:elsewhere:mine:1", "image:1", 60.0, ""))
+        clock.sleep(60)
+        desk = laptop.desk()
+        label = f"tunewatch:{desk.journal.laptop()}:{RUN}:1"
+        provider.label(old, label)
+        desk.journal.put_box(old, run=RUN, label=label, state="running", run_dir="/root/tunewatch/runs/" + RUN)
+        own_key(laptop.home)
+        plan = laptop.request(1, name=RUN)
+        yield laptop, Request(RUN, old, "/root/tunewatch/runs/" + RUN, label, plan, 1)
+
+
+def fails(laptop: Laptop, request: Request) -> TunewatchError:
+    with pytest.raises(TunewatchError) as caught:
+        migrate(laptop.desk(), request, laptop.open_pair, {})
+    return caught.value
+
+
+@pytest.mark.parametrize("fault", faults.WITH_EFFECT, ids=lambda fault: fault.name)
+def test_f12_a_rental_whose_answer_was_lost_is_found_and_never_sent_again(
+    paper: tuple[Laptop, Request], fault: faults.Fault
+) -> None:
+    laptop, request = paper
+    laptop.fake.faults.add("create", fault)
+    laptop.fake.world.hide_new = 3
+    error = fails(laptop, request)
+    assert "does not answer" in error.message, "it went on with the box that was found, up to the SSH that is missing"
+    assert laptop.fake.count("create") == 2
+    assert [box.id for box in laptop.fake.world.living()] == [request.old_id]
+    laptop.check_agreement()
+
+
+@pytest.mark.parametrize("fault", [f for f in faults.WITHOUT_EFFECT if f.name != "429"], ids=lambda fault: fault.name)
+def test_f12_a_rental_that_never_happened_leaves_the_old_box_alone(
+    paper: tuple[Laptop, Request], fault: faults.Fault
+) -> None:
+    laptop, request = paper
+    laptop.fake.faults.add("create", fault)
+    error = fails(laptop, request)
+    if isinstance(error, UnconfirmedError):
+        laptop.fake.world.clock.sleep(700)  # type: ignore[attr-defined]
+        desk = laptop.desk()
+        record = open_migration(desk.journal, RUN)
+        assert record is not None
+        with pytest.raises(ProviderError, match="left nothing behind"):
+            resume_migration(desk, record.id, laptop.open_pair, {})
+    assert [box.id for box in laptop.fake.world.living()] == [request.old_id]
+    laptop.check_agreement()
+
+
+@pytest.mark.parametrize("operation", ["search", "list", "attach", "destroy", "user"])
+def test_f11_no_odd_answer_leaves_a_second_box(paper: tuple[Laptop, Request], operation: str) -> None:
+    laptop, request = paper
+    for fault in (*faults.WITHOUT_EFFECT, *faults.WITH_EFFECT):
+        laptop.fake.faults.add(operation, fault, times=2)
+        fails(laptop, request)
+        laptop.fake.faults.clear()
+        desk = laptop.desk()
+        record = open_migration(desk.journal, RUN)
+        if record is not None:
+            assert abort_migration(desk, record.id, laptop.open_pair, {}).ok
+        assert [box.id for box in laptop.fake.world.living()] == [request.old_id], fault.name
+        laptop.check_agreement()
+        for row in laptop.fake.world.offers.values():
+            row["rentable"] = True
+
+
+def test_a_plan_older_than_ten_minutes_is_dropped(paper: tuple[Laptop, Request]) -> None:
+    laptop, request = paper
+    desk = laptop.desk()
+    with desk.journal.begin("migrate", RUN, epoch=1, request=request.to_json(), old_instance_id=request.old_id) as deed:
+        deed_id = deed.id
+    laptop.fake.world.clock.sleep(601)  # type: ignore[attr-defined]
+    with pytest.raises(RefusedError, match="older than ten minutes"):
+        resume_migration(desk, deed_id, laptop.open_pair, {})
+    assert laptop.fake.count("create") == 1
+    laptop.check_agreement()
+
+
+def test_ctrl_c_while_the_new_box_boots_undoes_the_rental_and_nothing_else(paper: tuple[Laptop, Request]) -> None:
+    laptop, request = paper
+    desk = laptop.desk()
+    sleep = desk.sleep
+
+    def interrupted(seconds: float) -> None:
+        desk.sleep = sleep
+        raise KeyboardInterrupt
+
+    desk.sleep = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        migrate(desk, request, laptop.open_pair, {})
+    assert [box.id for box in laptop.fake.world.living()] == [request.old_id]
+    laptop.check_agreement()
+
+
+def test_a_second_migration_of_the_same_run_is_refused(paper: tuple[Laptop, Request]) -> None:
+    laptop, request = paper
+    with laptop.desk().journal.begin("migrate", RUN, request=request.to_json()):
+        assert "not finished" in fails(laptop, request).message
+    assert laptop.fake.count("create") == 1
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def told(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(str(ended.value.code or 0))
+
+
+def test_the_command_refuses_what_does_not_pay_with_its_figures_and_moves_when_forced(
+    world: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with a_run(world, tmp_path) as moving:
+        monkeypatch.setenv("TUNEWATCH_HOME", str(moving.laptop.home))
+        monkeypatch.setenv("TUNEWATCH_VAST_URL", world.url)
+        monkeypatch.setenv("VAST_API_KEY", world.world.account_key)
+        rented = world.count("create")
+        words = ["migrate", "20260215-104518", "--to", str(moving.offer), "--json"]
+        assert told(words) == 4
+        said = capsys.readouterr()
+        document = json.loads(said.out)
+        assert (document["ok"], document["state"], document["instance_id"]) == (False, "refused", moving.old.id)
+        decision = document["migration"]["decision"]
+        assert decision["pays"] is False
+        assert decision["stay_usd"] < decision["move_usd"]
+        assert "Moving does not pay" in said.err
+        assert "To the horizon: staying $" in said.err
+        assert world.count("create") == rented
+        assert told([*words, "--force"]) == 2, "without --yes nobody has agreed"
+        monkeypatch.setenv("TUNEWATCH_READ_ONLY", "1")
+        assert told([*words, "--force", "--yes"]) == 4
+        monkeypatch.delenv("TUNEWATCH_READ_ONLY")
+        capsys.readouterr()
+        assert told([*words, "--force", "--yes"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        (new,) = moving.made()
+        assert (document["ok"], document["state"], document["run"]) == (True, "running", RUN)
+        assert document["instance_id"] == new.id
+        assert [step["name"].split()[0] for step in document["steps"]][:2] == ["M1", "M2"]
+        assert document["migration"]["decision"]["pays"] is False
+        assert document["migration"]["overlap_usd"] > 0
+        moving.check_curve()
+        moving.check_journal()
+
+
+def test_resume_and_abort_of_nothing_are_said_in_words(
+    world: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNEWATCH_HOME", str(tmp_path))
+    monkeypatch.setenv("TUNEWATCH_VAST_URL", world.url)
+    monkeypatch.setenv("VAST_API_KEY", world.world.account_key)
+    assert told(["migrate", "stage5/x", "--resume"]) == 3
+    assert told(["migrate", "stage5/x", "--abort", "--yes"]) == 3
+    assert "No migration of 'stage5/x' is unfinished" in capsys.readouterr().err
+    assert told(["migrate", "stage5/x"]) == 2
+    assert told(["migrate", "stage5/x", "--to", "5", "--resume"]) == 2
+    assert told(["migrate", "stage5/x", "--to", "5", "--yes"]) == 3
+
+
+def test_a_run_that_was_not_launched_by_us_is_not_moved(world: FakeVast, tmp_path: Path) -> None:
+    laptop = Laptop(world, tmp_path)
+    desk = laptop.desk()
+    desk.journal.put_box(77, run="adopted/77", label="", state="running", run_dir="/root/log.txt")
+    with pytest.raises(RefusedError, match="not launched by tunewatch"):
+        plan_move(desk, "adopted/77", 1, laptop.open_pair)
+    with pytest.raises(NotFoundError):
+        plan_move(desk, "nobody/knows", 1, laptop.open_pair)
