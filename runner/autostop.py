@@ -14,7 +14,7 @@ The rules of this file:
 - An eval at a step that was already seen, or before it, changes nothing: a resumed run repeats its last eval.
 - A stopped state stays stopped.
 
-Comparison carries a tolerance of 1e-9 relative, because 1.2 - 1.197 > 0.003 in binary floating point and a gain of
+Comparison carries a tolerance of 1e-9 relative, because 1.118 - 1.115 > 0.003 in binary floating point and a gain of
 exactly min_delta is not an improvement.
 """
 

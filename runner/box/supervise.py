@@ -158,7 +158,7 @@ class Supervisor:
             if not old.ended and proc.is_alive(old.pid, old.start_ticks, old.boot_id):
                 raise AlreadyRunningError(f"a trainer is still running on {self.run_dir.path} (pid {old.pid})")
             if old.epoch > self.status.epoch:
-                raise AlreadyRunningError(f"this run has moved on: epoch {old.epoch} is newer than {self.status.epoch}")
+                raise FencedError(f"this run has moved on: epoch {old.epoch} is newer than {self.status.epoch}")
             self.status.seq = old.seq
 
     def _take_over(self) -> Adopted | None:
