@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,10 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from runner.history import EvalPoint, RunHistory
+from tui.logindex import Change, LogIndex
+from tui.logscan import Search
+from tui.logtext import Pattern
+from tui.logwork import LOOK_S, LogWork, Report
 from tui.screens.logs import LogsScreen
 from tui.snapshot import RunSnapshot
 from tui.themes import DEFAULT_THEME, THEMES
@@ -234,6 +239,35 @@ async def test_jump_to_step_says_when_the_log_has_only_a_later_one(tmp_path: Pat
         await until(pilot, lambda: "the log does not reach step 9,999" in app.state())
 
 
+async def test_opened_from_a_chart_it_begins_at_the_step_of_the_cursor(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("".join(f"step={n} loss=1\n" for n in range(1000)))
+    app = Room(path)
+    app.logs = LogsScreen(path, history=HISTORY, step=400)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.logs.is_running and app.view.cursor == 400)
+        assert not app.view.follow
+
+
+def test_an_idle_log_tells_nothing(tmp_path: Path) -> None:
+    index = LogIndex(numbered(tmp_path / "log.txt", 50))
+    told: queue.Queue[Report] = queue.Queue()
+    work = LogWork(index, told.put)
+    work.start()
+    assert told.get(timeout=10).change is Change.RESTARTED
+    with pytest.raises(queue.Empty):
+        told.get(timeout=4 * LOOK_S)
+    work.look_for(Search(index, Pattern("line 7")))
+    assert not told.get(timeout=10).busy
+    index.path.unlink()
+    assert told.get(timeout=10).change is Change.MISSING
+    with pytest.raises(queue.Empty):
+        told.get(timeout=4 * LOOK_S)
+    work.stop()
+    work.join(10)
+    assert not work.is_alive()
+
+
 async def test_wrapped_every_letter_of_the_last_lines_is_on_the_page(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_text("".join(f"{n}:{'x' * 300}:{n}\n" for n in range(50)))
@@ -402,6 +436,7 @@ KEYS = [
 PIECES = [b"more\n", b"\r 1/9 [..]", b"\xff\x00\n", b"x" * 70_000, b"{'eval_loss': 1}\n"]
 
 
+@pytest.mark.slow
 async def test_keys_at_random_on_a_log_that_grows_and_shrinks_break_nothing(tmp_path: Path) -> None:
     dice = random.Random(2)
     path = tmp_path / "log.txt"

@@ -52,6 +52,7 @@ class LogWork(threading.Thread):
         self._ending = threading.Event()
         self._told = 0.0
         self._opened = False
+        self._trouble = ""
 
     def look_for(self, search: Search | None) -> None:
         """Search for this from now on (None: for nothing)."""
@@ -84,18 +85,23 @@ class LogWork(threading.Thread):
 
     def run(self) -> None:
         """Work until told to stop."""
-        looked = -LOOK_S
-        rested = 0.0
+        looked, rested, busy = -LOOK_S, 0.0, False
+        seen = Change.NONE
         while not self._ending.is_set():
-            now = time.monotonic()
+            now, was_busy = time.monotonic(), busy
+            asked = self._wake.is_set()
+            self._wake.clear()
             change = Change.NONE
-            if now - looked >= LOOK_S or self._wake.is_set():
-                self._wake.clear()
+            if asked or now - looked >= LOOK_S:
                 looked, change = now, self._look()
+                # a file that stays away is told once, and its return (as the same file) is news again
+                asked = asked or (change is Change.MISSING) != (seen is Change.MISSING)
+                seen = change
             busy = self._slice()
-            if change is not Change.NONE or now - self._told >= REPORT_S or not busy:
+            if asked or change in (Change.GREW, Change.RESTARTED) or (was_busy and not busy) or self._due(busy, now):
                 self._told = now
-                self._post(Report(change, busy, trouble="" if self._opened else self._trouble))
+                gone = Change.MISSING if seen is Change.MISSING else change
+                self._post(Report(gone, busy, trouble="" if self._opened else self._trouble))
             if not busy:
                 self._wake.wait(LOOK_S)
             elif time.monotonic() - rested > TURN_S:
@@ -104,7 +110,9 @@ class LogWork(threading.Thread):
                 rested = time.monotonic()
         self.index.close()
 
-    _trouble = ""
+    def _due(self, busy: bool, now: float) -> bool:
+        """Whether it is time to tell how far the work is; an idle log tells nothing, and costs nothing."""
+        return busy and now - self._told >= REPORT_S
 
     def _look(self) -> Change:
         if self._opened:

@@ -77,8 +77,15 @@ class LogsScreen(Screen[int | None]):
             return isinstance(message, LogsScreen.News) and self.report in (Report(), Report(busy=True))
 
     def __init__(
-        self, path: Path | None, *, target: str = "", name: str = "", history: RunHistory | None = None
+        self,
+        path: Path | None,
+        *,
+        target: str = "",
+        name: str = "",
+        history: RunHistory | None = None,
+        step: int | None = None,
     ) -> None:
+        """`step` is where to begin, for a chart whose cursor stands there; None begins at the end."""
         super().__init__()
         self.path = path
         self.target = target
@@ -92,6 +99,7 @@ class LogsScreen(Screen[int | None]):
         self.search: Search | None = None
         self.evals = Search(self.index, EVAL_LINE)
         """Every evaluation of the log; the order tells equal ones apart."""
+        self._first_step = step
         self._asking: Asking | None = None
         self._before: tuple[str, int, bool] = ("", 0, True)
         self._seek = False
@@ -161,6 +169,9 @@ class LogsScreen(Screen[int | None]):
             if self.index.generation > 1:
                 self._tell("the log was replaced or cut: this is the new one")
             self._rebuild()
+            if self._first_step is not None:
+                self.go_to_step(self._first_step)
+                self._first_step = None
         self._trouble = report.trouble
         if report.change is Change.MISSING and not report.trouble:
             self._trouble = "the file is gone; this is what was read of it"

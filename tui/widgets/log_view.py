@@ -436,6 +436,7 @@ class LogView(ScrollView, can_focus=True):
         """Half a screen to the right or left."""
         if not self.wrap:
             self.scroll_to(x=self.scroll_offset.x + by * max(1, self._text_width() // 2), animate=False, force=True)
+            self.post_message(self.Moved(self))
 
     def action_top(self) -> None:
         """The first line."""
