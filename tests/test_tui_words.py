@@ -257,3 +257,11 @@ def test_a_run_with_few_evals_has_a_snapshot_with_a_projection(seen):
     one = snapshot(replace(run, evals=run.evals[:seen]))
     assert one.ruling.projection is not None
     assert one.quotes
+
+
+def test_a_rule_that_begins_after_the_last_step_is_told_as_one_that_cannot_fire():
+    one = snapshot(replace(history(457), max_steps=500))
+    assert stop_words.phase_words(one, one.ruling)[0] == "cannot fire: the run ends at step 500, before step 600"
+    reach = charts(one, View(), CurveCache())["loss"].x_reach
+    assert reach is not None
+    assert reach <= 500

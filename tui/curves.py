@@ -188,8 +188,10 @@ def _reach(snapshot: RunSnapshot) -> float | None:
     projection = snapshot.ruling.projection
     if snapshot.ended or step is None or projection is None:
         return None
-    rule = snapshot.ruling.rule
-    return float(min(max(projection.p90, rule.min_steps, step), max(3 * step, rule.min_steps * 1.1, 20)))
+    first = snapshot.ruling.rule.min_steps
+    if snapshot.history.max_steps is not None and snapshot.history.max_steps < first:
+        first = 0
+    return float(min(max(projection.p90, first, step), max(3 * step, first * 1.1, 20)))
 
 
 def _finish(

@@ -23,6 +23,9 @@ def phase_words(snapshot: RunSnapshot, ruling: Ruling) -> tuple[str, str]:
     if snapshot.ended:
         return f"did not fire: the run {snapshot.state} at step {step}", "foreground"
     if state.phase is Phase.WAITING:
+        last = snapshot.history.max_steps
+        if last is not None and last < rule.min_steps:
+            return f"cannot fire: the run ends at step {last}, before step {rule.min_steps}", "foreground"
         left = rule.min_steps - step
         if left > 0:
             soon = words.duration(left / snapshot.effective_sps) if snapshot.effective_sps else "?"
