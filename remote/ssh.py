@@ -303,6 +303,9 @@ class SshTransport(SshFiles):
             if moved:
                 continue
             if channel.closed or (channel.eof_received and channel.exit_status_ready()):
+                # the last bytes may have come between the reads above and this look at the channel
+                if channel.recv_ready() or channel.recv_stderr_ready():
+                    continue
                 return streams.finished()
             if time.monotonic() >= until:
                 raise TimeoutError
