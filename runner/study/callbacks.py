@@ -103,6 +103,12 @@ class Metrics(TrainerCallback):
         self._began = self._mark = self._told = time.monotonic()
         self._steps: list[float] = []
         """Seconds of each step since the last log line; evaluations and saves are not in it."""
+        self._trained_s, self._trained = 0.0, 0
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Over all steps of this process, evaluations and saves left out; None before the first."""
+        return self.tokens_per_step * self._trained / self._trained_s if self._trained else None
 
     def judged(self, step: int, machine: StopState, words: str) -> None:
         """Take in the auto-stop's judgement of an eval."""
@@ -117,6 +123,7 @@ class Metrics(TrainerCallback):
         """One optimiser step was made."""
         now = time.monotonic()
         self._steps.append(now - self._mark)
+        self._trained_s, self._trained = self._trained_s + now - self._mark, self._trained + 1
         self._mark = now
         if now - self._told >= 1.0:
             self._told = now

@@ -109,7 +109,10 @@ class Study:
         self.flag.arm()
         if self.rank == 0:
             self._open()
+        joined = _join_ranks()
         code, reason = self._guarded(self._run)
+        if joined and code in (RunExit.FINISHED, RunExit.AUTO_STOPPED, RunExit.STOPPED, RunExit.LIMIT):
+            torch.distributed.destroy_process_group()  # in step with the others; after a failure nobody waits
         self.flag.disarm()
         if self.writer is not None:
             step = self.outcome.step if self.outcome else None
@@ -272,6 +275,16 @@ class Study:
         from runner.study.summary import write_summary
 
         write_summary(self.run, self.recipe, outcome)
+
+
+def _join_ranks() -> bool:
+    """Meet the other ranks, if there are any: evaluations share their requests before the Trainer exists."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or torch.distributed.is_initialized():
+        return False
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return True
 
 
 def training_data(recipe: Recipe, tokenizer: Any) -> Prepared:

@@ -23,6 +23,7 @@ from runner.errors import RunExit, UsageError
 from runner.metrics import MetricsWriter
 from runner.recipe import Recipe
 from runner.rundir import RunDir
+from runner.study import rate
 from runner.study.callbacks import (
     AutoStop,
     Checkpoints,
@@ -36,6 +37,7 @@ from runner.study.callbacks import (
 from runner.study.data import PrefixCollator, Prepared
 from runner.study.hub import Uploader
 from runner.study.load import seal_adapter, with_adapter
+from runner.study.memory import Shape
 
 _OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our words to the Trainer's; adamw_8bit needs bitsandbytes and a GPU."""
@@ -84,6 +86,7 @@ def fine_tune(
     if uploader is not None:
         seal.on_sealed, seal.may_prune = uploader.offer, uploader.may_prune
     callbacks: list[Any] = [callback for callback in (stop, asked, broken, seal, *extra) if callback is not None]
+    metrics: Metrics | None = None
     if writer is not None:
         metrics = Metrics(writer, run.checkpoints, _tokens_per_step(recipe, data, arguments))
         callbacks.append(metrics)
@@ -117,6 +120,10 @@ def fine_tune(
     runtime = time.monotonic() - began
     if arguments.process_index == 0:
         say(f"training ended at step {trainer.state.global_step}/{recipe.max_steps} after {runtime:.0f} s: {reason}")
+        if metrics is not None and metrics.tokens_per_s is not None:
+            card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+            length = round(data.train.mean_length())
+            say(rate.in_words(metrics.tokens_per_s, Shape.of(model.config), length, card, arguments.world_size))
     return Outcome(trainer.state.global_step, code, reason, runtime, machine, best_of(run, machine))
 
 
