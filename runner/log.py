@@ -26,9 +26,10 @@ from runner.log_words import INTERESTING, RESUME_HINT, Record, Tracebacks, death
 from runner.rundir import parse_run_id
 from runner.thin import LIMIT
 
-_TEXT, _FRAME, _INSIDE, _NAKED, _BELOW, _FEED, _UP, _RECORD, _CLEAR = range(9)
-"""What the newest token was. _INSIDE is a frame of a bar inside the training bar; _NAKED is a line feed right after a
-training frame, _BELOW one right after a bar inside."""
+_TEXT, _FRAME, _INSIDE, _LOWERED, _BELOW, _FEED, _UP, _RECORD, _CLEAR = range(9)
+"""What the newest token was. _INSIDE is a frame of a bar inside the training bar. _FEED is the line feed that ends
+words; _LOWERED ends none, so it moves the cursor down to a bar inside; _BELOW comes right after a bar inside."""
+_LINE_FEEDS = (_LOWERED, _BELOW, _FEED)
 
 
 class _Held(NamedTuple):
@@ -38,6 +39,8 @@ class _Held(NamedTuple):
     total: int
     elapsed: bytes
     rest: bytes
+    lowered: bool = False
+    """Whether the cursor had moved down before it, as for a bar inside another."""
 
 
 class _Undo(NamedTuple):
@@ -96,6 +99,8 @@ class _Reader:
         self._last = _FEED
         self._held: _Held | None = None
         self._nested_open = False
+        self._opened_at = -1
+        """The step at which the bar inside was opened: once training goes on, it is no evaluation that writes."""
         self._nested_totals: set[int] = set()
         self._moves = False
         """Whether the log has cursor movements; some viewers and collectors strip them."""
@@ -130,7 +135,7 @@ class _Reader:
         self._frame(_Held(int(n), int(total), elapsed, rest), total)
 
     def _frame(self, bar: _Held, total: bytes) -> None:
-        lower = self._last in (_NAKED, _BELOW, _FEED)
+        lower, lowered = self._last in _LINE_FEEDS, self._last in (_LOWERED, _BELOW)
         if self._held is not None:
             self._release(nested=False)
         process = self.process
@@ -147,7 +152,7 @@ class _Reader:
         elif bar.total in self._nested_totals:
             self._nested(bar)
         else:
-            self._hold(bar)
+            self._hold(bar._replace(lowered=lowered))
 
     def _hold(self, bar: _Held) -> None:
         self._held = bar
@@ -170,7 +175,7 @@ class _Reader:
                 self._accept(bar)
         elif self._is_new(bar, process):
             self._begin(bar)
-        elif not self._moves:
+        elif not self._moves or bar.lowered:
             self._nested(bar)
 
     def _is_new(self, bar: _Held, process: Process) -> bool:
@@ -180,7 +185,7 @@ class _Reader:
             return fresh or process.complete
         if self._over():
             return fresh
-        return fresh and self._moves
+        return fresh and self._moves and not bar.lowered  # words of others may stand between a bar inside and its move
 
     def _nested(self, bar: _Held) -> None:
         """Take a bar inside the training bar: an evaluation."""
@@ -191,7 +196,7 @@ class _Reader:
         if process.total is not None:
             self._nested_totals.add(bar.total)
         if bar.n == 0 or bar.rest.startswith(b"?"):
-            self._nested_open = True
+            self._nested_open, self._opened_at = True, self._n
         self._last = _INSIDE
         if process.total in self._nested_totals:
             self._simple = False
@@ -302,7 +307,7 @@ class _Reader:
             if process.block:
                 process.close_block()
             self._sync()
-            process.clear(self._nested_open)
+            process.clear(self._nested_open and self._n == self._opened_at)
             self._writing = True
         self._last = _CLEAR
 
@@ -311,7 +316,7 @@ class _Reader:
         if self._held is not None:
             self._release(nested=False)
         last = self._last
-        self._last = _NAKED if last == _FRAME else _BELOW if last == _INSIDE else _FEED
+        self._last = _FEED if last in (_TEXT, _RECORD) else _BELOW if last == _INSIDE else _LOWERED
 
     def up(self) -> None:
         """Take a move up: a frame right before it was a bar inside another."""
