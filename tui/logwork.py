@@ -74,10 +74,6 @@ class LogWork(threading.Thread):
         self._jump = jump
         self._wake.set()
 
-    def look_now(self) -> None:
-        """Look at the file's size without waiting."""
-        self._wake.set()
-
     def stop(self) -> None:
         """Ask the thread to end; it closes the file. Does not wait."""
         self._ending.set()

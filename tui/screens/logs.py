@@ -153,8 +153,6 @@ class LogsScreen(Screen[int | None]):
             self.view.index = self.index
             self._rebuild()
             self.work.start()
-        else:
-            self.work.look_now()
 
     def _post(self, report: Report) -> None:
         if self.is_running:
