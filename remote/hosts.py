@@ -140,7 +140,8 @@ class HostsProvider:
         }
         return MarketOffer(
             id=host_id(name), machine_id=host_id(name), host_id=None, gpu_name=spec["gpu"], num_gpus=gpus,
-            gpu_ram_mb=ram, dph_base=price, dph_total=price, storage_cost=0.0, disk_gb=disk_gb, verified=True, place=name, row=row,
+            gpu_ram_mb=ram, dph_base=price, dph_total=price, storage_cost=0.0, disk_gb=disk_gb, verified=True,
+            place=name, row=row,
             disk_space_gb=float(spec["disk_gb"]) if "disk_gb" in spec else None,
         )  # fmt: skip
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from remote.access import own_key
+from remote.arming import Wishes
 from remote.journal import Journal
 from remote.kill import kill, name_victim
 from remote.launch import choose_image, launch, onstart, resume_launch, undo_launch
@@ -20,6 +24,7 @@ from remote.provider import CreditError, OfferGoneError, RejectedError, Wanted
 from remote.reconcile import reconcile
 from remote.rent import BootError
 from runner.errors import RefusedError, TunewatchError, UnconfirmedError
+from runner.rundir import read_status
 from tests.fake_vast import FakeVast, faults
 from tests.fake_vast.market import offer_row
 from tests.support.rented import Crash, CrashAt, Laptop, real_world
@@ -360,6 +365,55 @@ def test_a_guard_that_cannot_be_proved_stops_the_launch(real: FakeVast, tmp_path
     real.faults.clear()
     laptop.check_agreement()
     assert 31_000_000 not in {box.id for box in real.world.living()}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to pass in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_f15_a_launched_run_ends_at_its_deadline_with_the_laptop_gone(real: FakeVast, tmp_path: Path) -> None:
+    """From the end of the launch on nobody but the box itself asks the provider for anything."""
+    laptop = Laptop(real, tmp_path)
+    request = replace(laptop.request(170), wishes=Wishes(budget_usd=2.0, deadline_s=6.0))
+    launched = launch(laptop.desk(), request, laptop.open_pair, {})
+    assert launched.instance_id is not None
+    box, asked = real.world.boxes[launched.instance_id], len(real.calls)
+    assert box.container is not None
+    wait_for(lambda: box.intended == "stopped")
+    assert {identity for _, identity in real.calls[asked:]} <= {str(box.id)}
+    run_dir = box.container.home / "tunewatch/runs/mine/20260215-104518"
+    assert json.loads((run_dir / "stop.request").read_text())["reason"] == "deadline"
+    status = read_status(run_dir / "status.json")
+    assert status is not None
+    assert status.ended, "the run was asked to save before the box was stopped"
+    result, report = reconcile(laptop.desk(), lambda found: "leave", laptop.open_pair, {})
+    assert result.ok
+    assert report.gone == []
+    assert kill(laptop.desk(), name_victim(laptop.desk().journal, str(box.id)), open_pair=laptop.open_pair).ok
+
+
+def test_a_container_that_begins_anew_has_its_guard_again(real: FakeVast, tmp_path: Path) -> None:
+    """As after an outbid: every process is gone, the start script runs, and the clock of the guard goes on."""
+    laptop = Laptop(real, tmp_path)
+    launched = launch(laptop.desk(), laptop.request(171), laptop.open_pair, {})
+    assert launched.instance_id is not None
+    box = real.world.boxes[launched.instance_id]
+    assert box.container is not None
+    report = box.container.home / "tunewatch/runs/mine/20260215-104518/guard.status.json"
+    before = json.loads(report.read_text())
+    real.world.stop(box)
+    report_then = report.read_text()
+    real.world.start(box)
+    wait_for(lambda: report.read_text() != report_then)
+    after = json.loads(report.read_text())
+    assert after["word"] == "watching"
+    assert after["elapsed_s"] > before["elapsed_s"]
+    assert after["spent_usd"] >= before["spent_usd"]
+    kill(laptop.desk(), name_victim(laptop.desk().journal, str(box.id)), open_pair=laptop.open_pair, checkpoint=False)
 
 
 @pytest.mark.slow

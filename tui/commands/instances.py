@@ -30,7 +30,7 @@ def command(history: bool, charges: bool, as_json: bool) -> None:
     from tui.cloud import dollars, open_desk
 
     with open_desk() as desk:
-        live = desk.listing(for_s=20.0)
+        live = desk.listing(for_s=6.0)
         if charges:
             _refresh(desk)
         rows = [_row(desk, instance) for instance in live]

@@ -53,7 +53,8 @@ def command(
     as_json: bool,
 ) -> None:
     """List what can be rented now, cheapest bill first, priced with the disk that will be created. With TARGET the
-    quotes are for moving that live run, measured on it; without one for a new run of the recipe.
+    quotes are for moving that live run, measured on it; without one for a new run of the recipe. Machines of your own
+    (hosts.toml) stand in the same table: start on them with tunewatch run RECIPE --host.
 
     \b
     tunewatch offers --max-price 1 --min-vram 40
