@@ -128,8 +128,7 @@ class Process:
             self._settle(entry, n)
         if event.entries:
             return
-        foreign = self.direct is True or (self.direct is None and event.words)
-        if foreign and self.events and self.events[-1] is event:
+        if self.direct is True and self.events and self.events[-1] is event:
             self.events.pop()
 
     def take(self, record: Record) -> Entry:
@@ -158,7 +157,8 @@ class Process:
         One line inside the only event so far: not buffered. Several inside one event: a full buffer was flushed, these
         are lines of events from before the log's first byte.
         """
-        if len(event.entries) == 1 and len(self.events) == 1 and self.direct is None:
+        others = [e for e in self.events if e is not event and not e.words]
+        if len(event.entries) == 1 and not others and self.direct is None:
             self.events.clear()
             self.aligned = self.direct = True
         elif event.entries:
@@ -206,8 +206,9 @@ class Process:
 
     def _pop(self, record: Record) -> Event | None:
         """The event that a line belongs to, taken out of the queue with all before it; None when it has none."""
-        if len(self.events) == 1 and self.event is self.events[0] and self.direct is not False:
-            return self.events.popleft()
+        if self.direct is not False and self._only_one_writing():
+            self.events.clear()
+            return self.event
         wanted = [i for i, e in enumerate(self.events) if e.evaluation == record.is_eval]
         if record.is_eval:
             if not wanted and not self.nested_seen:
@@ -227,6 +228,14 @@ class Process:
         for _ in range(chosen + 1):
             self.events.popleft()
         return event
+
+    def _only_one_writing(self) -> bool:
+        """Whether the write under way is the only one that can be waiting for a line.
+
+        A write with words but no dict in it was somebody else's where stdout is not buffered; where it is, chance put
+        the words there, and the line is still to come. Which of the two holds is known with the first line.
+        """
+        return self.event is not None and all(e is self.event or e.words for e in self.events)
 
     def _last_eval(self) -> int | None:
         """The step of the newest evaluation that has one; the line being taken is already in the list."""

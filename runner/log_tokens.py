@@ -35,6 +35,9 @@ _DICT = re.compile(
 _ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\^_=>])")
 _LEADING = re.compile(rb"(?:\x1b\[[0-9;?]*[@-~]|[ \x00])*+")
 _LABEL = re.compile(rb"(?:\[(?:default|rank)?\d+\]:? ?|\d{1,4}: )(?=\{['\"])")
+_WIPED = re.compile(rb" {20,}+[^\x1b{]")
+_GLUED = re.compile(rb"[^\s:=(,\[{]\{'(?:loss|eval_\w+|train_runtime)': ")
+"""A dict behind words that ended without a line feed; behind a blank it is part of somebody's sentence."""
 _UP = re.compile(rb"\x1b\[\d*A")
 
 
@@ -198,6 +201,8 @@ class Scanner:
             if (opening == _CR and closing == _CR) or (len(text) >= 20 and self._drawn_after == _LF):
                 self._sink.clear()
             return
+        if not framed and opening == _CR and _WIPED.match(text):
+            self._sink.clear()  # another program's words came right after the bar was wiped out
         ups_after = 0
         if b"\x1b" in text:
             lead = _LEADING.match(text)
@@ -243,6 +248,12 @@ class Scanner:
                 return
             self._half_age += 1
             self._half = self._half + text if self._half_age < 8 and len(self._half) < 4096 else b""
+        glued = _GLUED.search(text)
+        record = _DICT.match(text, glued.start() + 1) if glued else None
+        if glued is not None and record is not None:
+            self._sink.text(text[: glued.start() + 1])
+            self._sink.record(record.group())
+            return
         bar = _OTHER_BAR.match(text)
         if bar is not None:
             self._sink.other_bar(bar.group(1))

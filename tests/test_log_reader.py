@@ -258,3 +258,19 @@ def test_thinning_progress_keeps_the_ends_of_each_process(processes):
     for process in set(processes):
         mine = [f for f in frames if f.process == process]
         assert {mine[0], mine[-1]} <= set(kept)
+
+
+def test_words_that_end_without_a_line_feed_hide_no_dict():
+    text = b"tick{'eval_loss': '1.25', 'eval_runtime': '1.5', 'epoch': '0.2'}\n"
+    assert [e.step for e in read(run(49) + bar(50) + evaluation(50, text=text)).evals] == [50]
+
+
+def test_a_sentence_with_a_dict_in_it_is_no_evaluation():
+    text = b"2026-11-22 - INFO - done: {'eval_loss': 1003.1, 'eval_runtime': 1.0, 'epoch': 0.5}\n"
+    assert read(run(49) + text + bar(50)).evals == ()
+
+
+def test_words_of_others_between_an_evaluations_bar_and_its_move_begin_no_new_run():
+    noisy = evaluation(50).replace(INSIDE, INSIDE.replace(b"\x1b[A", b"[rank1] warning\n\x1b[A"), 1)
+    history = read(run(49) + bar(50) + noisy + bar(51))
+    assert (history.max_steps, history.step, [e.step for e in history.evals]) == (1000, 51, [50])
