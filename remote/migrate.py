@@ -41,8 +41,10 @@ from remote.desk import Desk, Note
 from remote.journal import Deed, DeedRecord, Journal
 from remote.migrate_abort import NoWayBackError, undo
 from remote.move import Move, Request
-from runner.errors import NotFoundError, RefusedError, TunewatchError, UnconfirmedError
+from runner.errors import NotFoundError, RefusedError, TunewatchError, UnconfirmedError, UnreachableError
 
+AGAIN_S = (1.0, 5.0, 15.0)
+"""Waits before a state whose link broke is done again."""
 EXPIRY_S = 600.0
 """A plan whose box was not rented within this time is dropped: prices move."""
 
@@ -182,7 +184,7 @@ def _enter(move: Move, state: State) -> None:
     deed.intent(state.name, instance=instance if isinstance(instance, int) else None)
     try:
         with move.desk.step(f"{state.name} {state.words}") as note:
-            facts = state.do(move, note)
+            facts = _patiently(move, state, note)
     except UnconfirmedError:
         raise
     except TunewatchError as error:
@@ -196,6 +198,18 @@ def _enter(move: Move, state: State) -> None:
         raise
     found = deed.data.get("instance_id")
     deed.done(state.name, instance=found if isinstance(found, int) else None, at=state.name, **facts)
+
+
+def _patiently(move: Move, state: State, note: Note) -> dict[str, Any]:
+    """A state may be done again, so a link that broke in the middle of one is no reason to turn back yet."""
+    for wait in AGAIN_S:
+        try:
+            return state.do(move, note)
+        except UnreachableError as error:
+            note.say(f"{error.message} Once more.")
+            move.close()
+            move.desk.sleep(wait)
+    return state.do(move, note)
 
 
 def _after_failure(move: Move, state: State, error: TunewatchError) -> None:

@@ -9,7 +9,6 @@ is kept.
 from __future__ import annotations
 
 import json
-import shlex
 from contextlib import suppress
 from dataclasses import replace
 
@@ -123,10 +122,6 @@ def back(move: Move, note: Note) -> None:
     if cargo is None:
         raise NotFoundError(f"There is no whole checkpoint of {move.request.run} on its old box.")
     host, box = move.host(move.old_id), move.box(move.old_id)
-    session = shlex.quote("tw-" + move.request.run.replace("/", "-").replace(".", "-"))
-    # the window of the run that was stopped closes a moment after it, and its name is needed
-    host.run(f"for i in 1 2 3 4 5 6 7 8 9 10 11 12; do tmux has-session -t {session} 2>/dev/null || break; "
-             "sleep 0.5; done", timeout=20.0)  # fmt: skip
     phases = Phases(lambda step: note.say(f"{step.name}: {step.detail}" if step.detail else step.name))
     epoch = max(move.request.epoch, status.epoch) + 1
     start_run(

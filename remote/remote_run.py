@@ -271,6 +271,8 @@ def _launch(host: Transport, run_dir: str, session: str | None) -> str | None:
     """Start pane.sh, in tmux where there is one; returns the name of its session."""
     q = shlex.quote
     pane = f"{run_dir}/pane.sh"
+    # what an earlier start left would be taken for the word of this one, which may take a moment to speak
+    host.run(f"rm -f {q(run_dir)}/supervise.rc")
     if session is None:
         answer = host.run(f"(sh {q(pane)} </dev/null >/dev/null 2>&1 &)")
     else:
