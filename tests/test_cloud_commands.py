@@ -64,6 +64,17 @@ def test_offers_carry_quotes(tunewatch: Terminal) -> None:
     assert document["offers"][0]["quote"]["offer_id"] == quote["offer_id"]
 
 
+def test_a_machine_that_was_rented_before_is_quoted_with_the_setup_it_took(tunewatch: Terminal) -> None:
+    from remote.journal import Journal
+
+    journal = Journal(tunewatch.laptop.home)
+    for phase, seconds in (("boot", 1800.0), ("first log line", 1800.0)):
+        journal.add_phase(5, "image", phase, seconds)
+    quotes = {row["offer_id"]: row for row in tunewatch.document("offers", "--disk", "60")["quotes"]}
+    assert quotes["5"]["setup_h"] == pytest.approx(1.0)
+    assert quotes["6"]["setup_h"] != pytest.approx(1.0)
+
+
 @pytest.mark.slow
 def test_launch_instances_kill_and_reconcile_speak_the_documented_json(tunewatch: Terminal) -> None:
     recipe = str(tunewatch.laptop.recipe)

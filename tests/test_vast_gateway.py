@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -326,3 +328,14 @@ def test_nothing_is_written_to_stderr(stand: Stand, capfd: pytest.CaptureFixture
     with pytest.raises(UnavailableError):
         provider.instances()
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_sdk_and_the_database_have_one_importer_each() -> None:
+    root = Path(__file__).parent.parent
+    importers: dict[str, list[str]] = {"vastai": [], "sqlite3": []}
+    for package in ("tui", "remote", "estimator", "runner"):
+        for path in (root / package).rglob("*.py"):
+            for name, found in importers.items():
+                if re.search(rf"^\s*(import|from) {name}\b", path.read_text(), re.MULTILINE):
+                    found.append(path.relative_to(root).as_posix())
+    assert importers == {"vastai": ["remote/vast.py"], "sqlite3": ["remote/journal.py"]}

@@ -9,7 +9,7 @@ import click
 from tui.commands.common import emit_json, json_option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from remote.provider import MarketOffer
     from runner.recipe import Recipe
@@ -62,6 +62,7 @@ def command(
     """
     from remote.hosts import HostsProvider
     from remote.provider import Wanted
+    from remote.setup_times import setup_hours
     from remote.sizing import disk_gb
     from runner.config import load_recipe
     from tui.cloud import open_desk
@@ -75,8 +76,9 @@ def command(
         market = desk.provider.search(wanted)
         failed = desk.journal.excluded()
         own = HostsProvider(desk.journal.home).search(wanted)
+        known = setup_hours(desk.journal.phases())
     market = [*own, *(offer for offer in market if offer.machine_id not in failed)]
-    quotes = quote(market, recipe, target=target, rate=rate, budget=budget, deadline=deadline)
+    quotes = quote(market, recipe, target=target, rate=rate, budget=budget, deadline=deadline, setup=known)
     by_id = {str(q["offer_id"]): q for q in quotes}
     order = {str(q["offer_id"]): place for place, q in enumerate(quotes)}
     market.sort(key=lambda offer: order.get(str(offer.id), len(order)))
@@ -99,9 +101,9 @@ def command(
 
 def quote(
     market: Sequence[MarketOffer], recipe: Recipe, *, target: str | None, rate: float | None, budget: float | None,
-    deadline: str | None,
+    deadline: str | None, setup: Mapping[int, float] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Quotes in the shape of `estimate --json`, cheapest first."""
+    """Quotes in the shape of `estimate --json`, cheapest first. `setup` has the hours a machine took before."""
     from estimator.offer import Offer
     from remote.forecast import forecast_run
     from remote.sizing import workload
@@ -111,7 +113,8 @@ def quote(
 
     if not market:
         return []
-    offers = [Offer.from_row(offer.row) for offer in market]
+    before = setup or {}
+    offers = [Offer.from_row({**offer.row, "setup_h": before.get(offer.machine_id)}) for offer in market]
     within = seconds_from_now(deadline)
     work = workload(recipe, market[0].disk_gb)
     here = None
