@@ -84,6 +84,29 @@ def to_number(text: bytes | None) -> float | None:
         return None
 
 
+def seconds(elapsed: bytes) -> float:
+    """`[N days, ][H:]MM:SS` in seconds; 0 for what is no time."""
+    days, comma, clock = elapsed.rpartition(b", ")
+    total = 0
+    try:
+        for part in clock.split(b":"):
+            total = total * 60 + int(part)
+        return float(total + (86400 * int(days.split()[0]) if comma else 0))
+    except ValueError:
+        return 0.0
+
+
+def rate(rest: bytes) -> float | None:
+    """Steps per second as the bar prints them, `32.80it/s` or `1.22s/it`; None where it prints none."""
+    words = rest.rpartition(b", ")[2].split(b",")[0].strip()
+    try:
+        if words.endswith(b"s/it"):
+            return 1 / float(words[:-4])
+        return float(words[:-4]) if words.endswith(b"it/s") else None
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
 _FACT = re.compile(
     rb"(Num examples|Num Epochs|Instantaneous batch size per device|Total train batch size[^=]*|"
     rb"Gradient Accumulation steps|Total optimization steps|Number of trainable parameters|"
