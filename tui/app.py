@@ -61,7 +61,12 @@ class TunewatchApp(App[None]):
         self._palette: tuple[str, Palette] | None = None
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = os.environ.get("TEXTUAL_THEME") or DEFAULT_THEME
+        wanted = os.environ.get("TEXTUAL_THEME") or session.theme or DEFAULT_THEME
+        if wanted in self.available_themes:
+            self.theme = wanted
+        else:
+            self.theme = DEFAULT_THEME
+            session.notice = f"There is no theme '{wanted}'. There are: {', '.join(sorted(self.available_themes))}."
 
     @property
     def notices(self) -> Notices:
@@ -114,6 +119,7 @@ class TunewatchApp(App[None]):
 
         try:
             self.session.watch(plan)
+            self.session.bring_to_front(plan.target)
         except TunewatchError as error:
             self.notify(str(error), title="cannot watch", severity="error")
             return
@@ -221,6 +227,8 @@ def default_marker() -> Marker:
 
 def run_app() -> None:
     """Open the control room on the list of runs."""
-    from remote.market import load_offers
+    from tui.commands.watch import need_terminal
+    from tui.opening import show
 
-    TunewatchApp(Session(load_offers())).run()
+    need_terminal("See tunewatch --help for what works without one.")
+    show(None)

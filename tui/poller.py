@@ -18,6 +18,11 @@ from tui.tail import LogTail
 
 Post = Callable[[RunSnapshot], None]
 
+BACKGROUND_S = 10.0
+"""Seconds between two looks at a run that nobody looks at: fifty of them stay under 2 % of a core."""
+GLANCE_S = 0.25
+"""Seconds between two glances at the size of what the run in front writes."""
+
 
 @dataclass(slots=True)
 class Watch:
@@ -30,6 +35,10 @@ class Watch:
     last: RunSnapshot | None = None
     behind: bool = False
     """Whether there is more to read than one tick allows."""
+    front: bool | None = None
+    """Whether a person looks at this run, True, or at another one, False; None where nobody said."""
+    looked: float = float("-inf")
+    """When it was last read, monotonic seconds."""
     _feed: Feed | None = None
 
     @property
@@ -44,8 +53,18 @@ class Watch:
         if self._feed is not None:
             self._feed.close()
 
+    def due(self, now: float, background: float) -> bool:
+        """Whether it is to be read in this tick: always, but for a run in the background."""
+        return self.front is not False or self.behind or now - self.looked >= background
+
+    def stirred(self) -> bool:
+        """Whether the run in front has written something; a feed that cannot tell is read at each tick alone."""
+        ask = getattr(self._feed, "stirred", None) if self.front else None
+        return bool(ask()) if ask is not None else False
+
     def look(self, now: float) -> RunSnapshot:
         """Read once. A fault of link or file is told in the snapshot; what was known before stays in it."""
+        self.looked = now
         try:
             read = self.feed.tick()
             self.behind = not getattr(read, "caught_up", True)
@@ -72,12 +91,14 @@ class HostPoller(threading.Thread):
         watches: Iterable[Watch] = (),
         *,
         interval: float = 1.0,
+        background: float = BACKGROUND_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name=f"poll {host}", daemon=True)
         self.host = host
         self._post = post
         self._interval = interval
+        self._background = background
         self._clock = clock
         self._lock = threading.Lock()
         self._watches: list[Watch] = list(watches)
@@ -102,6 +123,7 @@ class HostPoller(threading.Thread):
     def run(self) -> None:
         """Poll until told to stop."""
         while not self._ending.is_set():
+            asked = self._wake.is_set()
             self._wake.clear()
             started = self._clock()
             with self._lock:
@@ -109,11 +131,22 @@ class HostPoller(threading.Thread):
             for watch in watches:
                 if self._ending.is_set():
                     break
-                self._post(self._looked(watch))
-            rest = 0.0 if any(w.behind for w in watches) else self._interval - (self._clock() - started)
-            self._wake.wait(max(rest, 0.02))
+                if asked or watch.due(started, self._background):
+                    self._post(self._looked(watch))
+            if any(w.behind for w in watches):
+                self._wake.wait(0.02)
+            else:
+                self._rest(started + self._interval, watches)
         for watch in self._watches:
             watch.close()
+
+    def _rest(self, until: float, watches: list[Watch]) -> None:
+        """Wait for the next tick; end early when the run in front has written something, though not at once again."""
+        self._wake.wait(max(0.02, min(GLANCE_S, until - self._clock())))
+        while not self._wake.is_set() and self._clock() < until:
+            if any(watch.stirred() for watch in watches):
+                return
+            self._wake.wait(max(0.02, min(GLANCE_S, until - self._clock())))
 
     def _looked(self, watch: Watch) -> RunSnapshot:
         try:

@@ -90,11 +90,11 @@ class ReplayFeed:
 
 def open_replay(*, speed: float = 8.0) -> None:
     """The live screen on the recorded sample."""
-    from remote.market import load_offers
-    from tui.app import TunewatchApp
-    from tui.session import Session, WatchPlan
+    from tui.opening import new_session, show
+    from tui.session import WatchPlan
 
     feed = ReplayFeed(SAMPLE, speed=speed)
-    session = Session(load_offers(), make_feed=lambda target: feed)
+    session = new_session()
+    session.make_feed = lambda target: feed
     session.notice = f"A recorded run, {speed:g} times as fast as it was. Nothing trains."
-    TunewatchApp(session, plan=WatchPlan(str(SAMPLE), "recorded sample")).run()
+    show(WatchPlan(str(SAMPLE), "recorded sample"), session)

@@ -45,10 +45,13 @@ class Session:
     """Instance ids of known runs, by target."""
     budget: float | None = None
     """USD for a run; spending more is told."""
+    theme: str = ""
+    """Name of the theme; empty for the default."""
     notice: str = ""
     """A sentence for the first screen."""
     _pollers: dict[str, HostPoller] = field(default_factory=dict)
-    _watched: set[str] = field(default_factory=set)
+    _watched: dict[str, Watch] = field(default_factory=dict)
+    _front: str | None = None
     _post: Callable[[RunSnapshot], None] | None = None
     _waiting: list[WatchPlan] = field(default_factory=list)
 
@@ -67,13 +70,20 @@ class Session:
             self._waiting.append(plan)
             return
         host, watch = self.open(plan)
-        self._watched.add(plan.target)
+        self._watched[plan.target] = watch
+        self.bring_to_front(self._front)
         poller = self._pollers.get(host)
         if poller is None:
             poller = self._pollers[host] = HostPoller(host, self._post, [watch], interval=self.interval)
             poller.start()
         else:
             poller.add(watch)
+
+    def bring_to_front(self, target: str | None) -> None:
+        """Read the run that a person looks at as it writes, the others now and then. None: all alike, each second."""
+        self._front = target
+        for name, watch in self._watched.items():
+            watch.front = None if target is None else name == target
 
     def open(self, plan: WatchPlan) -> tuple[str, Watch]:
         """The host and the watch of a run, not polled yet. Raises UsageError or NotFoundError for the target."""

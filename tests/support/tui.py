@@ -13,6 +13,7 @@ from remote.market import load_offers
 from runner.autostop import StopRule
 from runner.history import EvalPoint, Frame, Pause, RunHistory, StageResult, TrainPoint
 from tui.app import TunewatchApp
+from tui.poller import Watch
 from tui.session import Session, WatchPlan
 from tui.snapshot import LinkView, Projection, QuoteRow, RunSnapshot, SnapshotMaker
 
@@ -127,7 +128,7 @@ class QuietSession(Session):
     """A session that polls nothing: the test posts."""
 
     def watch(self, plan: Any) -> None:
-        self._watched.add(plan.target)
+        self._watched[plan.target] = Watch(lambda: None, SnapshotMaker(plan.target, plan.target))
 
     def rented(self, target: str) -> bool:
         return self.instances.get(target) is not None

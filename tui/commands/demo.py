@@ -76,11 +76,10 @@ def _arguments(steps: int | None) -> list[str]:
 
 
 def _watch(run: RunDir) -> None:
-    from remote.market import load_offers
-    from tui.app import TunewatchApp
-    from tui.session import Session, WatchPlan
+    from tui.opening import show
+    from tui.session import WatchPlan
 
-    TunewatchApp(Session(load_offers()), plan=WatchPlan(str(run.path))).run()
+    show(WatchPlan(str(run.path)))
 
 
 def report_of(run: RunDir) -> dict[str, Any]:

@@ -112,8 +112,7 @@ def _elsewhere(order: Order, host: str, *, detach: bool, screen: bool, as_json: 
 
 
 def _show(target: str) -> None:
-    from remote.market import load_offers
-    from tui.app import TunewatchApp
-    from tui.session import Session, WatchPlan
+    from tui.opening import show
+    from tui.session import WatchPlan
 
-    TunewatchApp(Session(load_offers()), plan=WatchPlan(target)).run()
+    show(WatchPlan(target))

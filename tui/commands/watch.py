@@ -61,9 +61,10 @@ def command(
     """
     from remote.connect import unlock
     from remote.feed import resolve
-    from remote.market import load_offers, running_offer
+    from remote.market import running_offer
     from remote.target import parse_target
-    from tui.session import Session, WatchPlan
+    from tui.opening import new_session
+    from tui.session import WatchPlan
     from tui.snapshot import RuleChoice
 
     choice = RuleChoice(patience, min_delta, min_steps, count_from)
@@ -71,11 +72,10 @@ def command(
         choice.over(None)
     except ValueError as error:
         raise UsageError(f"This rule makes no sense: {error}.") from error
-    offers = load_offers(offers_file)
+    session = new_session(offers_file)
     if here is not None:
-        running_offer(offers, here)
+        running_offer(list(session.offers), here)
     unlock(resolve(parse_target(target)))
-    session = Session(offers)
     plan = WatchPlan(target, choice=choice, dph=dph, offer_id=here)
     if once or as_json:
         look_once(session, plan, as_json=as_json)
@@ -114,7 +114,7 @@ def need_terminal(hint: str) -> None:
 def open_screen(session: Session, plan: WatchPlan) -> None:
     """Open the live screen on one run. Raises UsageError without a terminal, NotFoundError without the run."""
     from remote.feed import RunFeed
-    from tui.app import TunewatchApp
+    from tui.opening import show
 
     need_terminal("Give --once for a text, --json for a document.")
     feed = RunFeed(plan.target)
@@ -128,4 +128,4 @@ def open_screen(session: Session, plan: WatchPlan) -> None:
             if isinstance(state.problem, NotFoundError):
                 raise state.problem
             session.notice = str(state.problem)
-    TunewatchApp(session, plan=plan).run()
+    show(plan, session)

@@ -59,6 +59,13 @@ class LiveActions(Screen[None]):
         if self.snapshot is not None:
             self.app.push_screen(StudyScreen(self.snapshot))
 
+    def action_box(self) -> None:
+        """GPU, memory, disk and network of the box."""
+        from tui.screens.box import BoxScreen
+
+        if self.snapshot is not None:
+            self.app.push_screen(BoxScreen(self.snapshot))
+
     def action_copy_summary(self) -> None:
         """Copy what `watch --once` would print."""
         from tui.document import watch_lines

@@ -116,23 +116,28 @@ class OffersScreen(Screen[None]):
         self.query_one("#head", Static).update(f"market   {some}{extra}{example}")
 
     @on(DataTable.RowSelected)
-    def _chosen(self, event: DataTable.RowSelected) -> None:
-        """Move the run there, or say how to rent it."""
+    def action_rent(self) -> None:
+        """Move the run there, or rent it for a recipe. The dialog asks."""
         from tui.commands.common import read_only
         from tui.deeds import migrate_deed
         from tui.screens.deed import DeedScreen
+        from tui.screens.launch import LaunchScreen
 
-        offer = next((r for r in self._rows() if r.offer_id == event.row_key.value), None)
-        if offer is None:
+        table = self.query_one(DataTable)
+        if not table.row_count:
             return
-        if read_only():
+        chosen = table.ordered_rows[table.cursor_row].key.value
+        offer = next((r for r in self._rows() if r.offer_id == chosen), None)
+        if offer is None:
+            self.notify("That is the box the run is on.")
+        elif read_only():
             self.notify("renting is refused: tunewatch is read-only here.", severity="warning")
+        elif any(o.example and o.id == offer.offer_id for o in self.control.session.offers):
+            self.notify("An example cannot be rented; tunewatch offers shows the live market.", severity="warning")
         elif self._snapshot is not None and self.control.session.rented(self._snapshot.target):
             self.app.push_screen(DeedScreen(migrate_deed(self._snapshot, offer)))
         else:
-            self.notify(
-                f"tunewatch launch RECIPE --offer {offer.offer_id} rents it; --dry-run shows the plan.", timeout=12
-            )
+            self.app.push_screen(LaunchScreen(offer))
 
     def action_sort(self) -> None:
         """Sort by the next column."""

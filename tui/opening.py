@@ -1,0 +1,29 @@
+"""How every command opens the screens: with the settings of this laptop and the offers it quotes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tui.session import Session, WatchPlan
+
+
+def new_session(offers_file: str | None = None) -> Session:
+    """A session with the offers of `offers_file`, of the settings, or of the bundled market.
+
+    Raises UsageError for settings or offers that cannot be used, with file, line and key.
+    """
+    from remote.market import load_offers
+    from remote.settings import load_settings
+    from tui.session import Session
+
+    settings = load_settings()
+    offers = load_offers(offers_file or settings.text("market.offers") or None)
+    return Session(offers, interval=settings.number("watch.front"), theme=settings.text("look.theme"))
+
+
+def show(plan: WatchPlan | None, session: Session | None = None) -> None:
+    """Open the screen of one run, or the list of runs."""
+    from tui.app import TunewatchApp
+
+    TunewatchApp(session or new_session(), plan=plan).run()
