@@ -167,7 +167,7 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
 
 
 def test_the_budget_stops_the_box_when_nothing_was_uploaded(stand: Stand) -> None:
-    guard = stand.arm(budget_usd=1.5, spent_usd=0.1)
+    guard = stand.arm(budget_usd=1.5, spent_usd=0.1, period_s=20.0)
     begun = stand.clock()
     assert guard.watch() == 0
     assert stand.box.intended == "stopped"
@@ -280,7 +280,7 @@ def test_the_run_is_asked_to_save_before_the_box_goes(stand: Stand) -> None:
 
 def test_f15_the_rental_ends_within_a_minute_of_its_limit_with_the_laptop_asleep(stand: Stand) -> None:
     """Nobody but the guard calls the provider for eight hours."""
-    guard = stand.arm(deadline_s=4 * 3600, budget_usd=100)
+    guard = stand.arm(deadline_s=4 * 3600, budget_usd=100, period_s=30.0)
     before = list(stand.fake.calls)
     armed = stand.clock()
     guard.watch()
