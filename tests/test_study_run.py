@@ -17,6 +17,7 @@ from runner.errors import RunExit
 from runner.log import LogReader
 from runner.metrics import MetricsReader
 from tests.support.study import save_checkpoint, stock_model, trainer_environment
+from tests.test_study_evaluate import CHOICE
 
 pytestmark = [pytest.mark.study, pytest.mark.slow]
 
@@ -193,6 +194,27 @@ def test_a_stop_of_two_processes_saves_once_and_ends_both(base, tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == RunExit.STOPPED
     assert rundir.checkpoint_step(rundir.newest_whole_checkpoint(tmp_path / "checkpoints")) == history(tmp_path).step
+
+
+def test_two_ranks_share_an_evaluation_and_get_the_same_numbers(base, tmp_path):
+    """lm-eval requests are dealt out over the ranks and put together again."""
+    (tmp_path / "tasks").mkdir()
+    choices = [" a", " bc", " def"]
+    items = [{"question": f"which {n}" + "?" * (n % 5 + 1), "choices": choices, "gold": n % 3} for n in range(25)]
+    data = tmp_path / "tasks" / "letters.jsonl"
+    data.write_text("\n".join(map(json.dumps, items)))
+    (tmp_path / "tasks" / "letters.yaml").write_text(CHOICE.format(name="letters", data=data))
+    found = {}
+    for nproc in (1, 2):
+        run_dir = tmp_path / str(nproc)
+        settings = [f"base={base}", "tasks=letters", f"task_path={tmp_path / 'tasks'}", "dtype=float32"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        ranks = ["--run-dir", str(run_dir), "--nproc", str(nproc)]
+        done = finish([sys.executable, "-m", "runner", "stage1", *ranks, *words])
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[nproc] = json.loads((run_dir / "metrics.json").read_text())
+    assert found[1] == found[2]
+    assert found[1]["tasks"]["letters"]["n"] == 25
 
 
 def test_a_full_disk_ends_with_its_code_and_keeps_the_last_whole_checkpoint(base, tmp_path):

@@ -114,8 +114,11 @@ class MaskedLM(HFLM):  # type: ignore[misc] # lm_eval ships no types
         return super().loglikelihood_rolling(requests, disable_tqdm)
 
 
-def harness(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageScores:
-    """Run the recipe's lm-eval tasks. Raises UsageError when a task does not exist or gives no accuracy."""
+def harness(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageScores | None:
+    """Run the recipe's lm-eval tasks; the scores are None on all ranks but the first.
+
+    Raises UsageError when a task does not exist or gives no accuracy.
+    """
     from lm_eval import __version__, simple_evaluate
 
     from runner.study.stages import Score, StageScores
@@ -142,6 +145,8 @@ def harness(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageS
         log_samples=False,
         random_seed=recipe.data.seed,
     )
+    if result is None:
+        return None
     scores = {task: Score(*_accuracy(task, result)) for task in settings.tasks}
     versions = {task: result["versions"].get(task) for task in settings.tasks}
     details = {"lm_eval": __version__, "versions": versions, "num_fewshot": settings.fewshot, "limit": settings.limit}

@@ -213,7 +213,7 @@ class Study:
             self.writer.write("stage_begin", name=name)
         set_mask(loaded.model, mask)
         scores = downstream(self.recipe, name, loaded, mask)
-        if self.writer is None:
+        if self.writer is None or scores is None:
             return
         tasks = {task: score.acc for task, score in scores.tasks.items()}
         self.done[name] = {"macro": scores.macro, "tasks": tasks}
@@ -296,8 +296,8 @@ def training_data(recipe: Recipe, tokenizer: Any) -> Prepared:
     return prepare(read_pairs(recipe.data), tokenizer, recipe.data)
 
 
-def downstream(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageScores:
-    """The tasks of the recipe under `mask`."""
+def downstream(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageScores | None:
+    """The tasks of the recipe under `mask`; None on a rank that does not tell."""
     if recipe.evaluate.tasks == ("demo",):
         return demo.downstream(recipe, name, loaded, mask)
     from runner.study.evaluate import harness
