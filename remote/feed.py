@@ -5,9 +5,9 @@
         state = feed.tick()                           # at most ~0.3 s of reading; network calls end by their deadlines
         show(state.history, state.link)
 
-For callers: one thread calls `tick`; `close` may come from another. `tick` never raises for what the world does: a
-link that drops, a path that is not there, a refused key stand in `state.problem` (a `TunewatchError`) and in
-`state.link`, beside the last history that was known. A log of gigabytes is caught up over many ticks: until then
+For callers: one thread calls `tick` and `stirred`; `close` may come from another. `tick` never raises for what the
+world does: a link that drops, a path that is not there, a refused key stand in `state.problem` (a `TunewatchError`) and
+in `state.link`, beside the last history that was known. A log of gigabytes is caught up over many ticks: until then
 `state.caught_up` is false and `state.link.detail` says "catching up" with the share done. `settle` ticks to the end of
 that and raises the problem, which is what `watch --once` wants.
 
@@ -134,6 +134,10 @@ class RunFeed:
             behind=behind,
             problem=files.problem,
         )
+
+    def stirred(self) -> bool:
+        """Whether the next tick would bring something new: one cheap look, for the run in front. Never raises."""
+        return self._source.stirred()
 
     def settle(self, timeout: float = 60.0) -> FeedState:
         """Tick until everything that exists was read; raises the problem where there is one, with nothing to show."""

@@ -86,6 +86,13 @@ class Mirror:
             self._end_stream()
             raise
 
+    def stirred(self, *, timeout: float = 5.0) -> bool:
+        """Whether the file over there is another than at the last pull that reached its end: one look, no reading."""
+        if self._seen is None:
+            return True
+        info = self.host.stat(self.remote, timeout=timeout)
+        return (info.size, info.mtime) != self._seen
+
     def _pull(self, until: float, timeout: float) -> Pulled:
         offset = self.offset
         if self._stream is not None:

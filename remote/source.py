@@ -48,6 +48,9 @@ class Source(Protocol):
     def refresh(self, seconds: float) -> Files:
         """Look again, fetching for about `seconds` at most beyond one round trip. Never raises for a fault."""
 
+    def stirred(self) -> bool:
+        """Whether something was written since the last refresh: one cheap question, asked several times a second."""
+
     def link(self) -> Link:
         """The way to the files, as of now."""
 
@@ -116,11 +119,12 @@ class LocalSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fresh = Freshness()
-        self._log_name: str | None = None
+        self._seen: tuple[int, ...] = ()
 
     def refresh(self, seconds: float) -> Files:
         """Look at the path again."""
         try:
+            self._seen = self._sizes()
             return self._look()
         except TunewatchError as error:
             return Files(problem=error)
@@ -152,6 +156,15 @@ class LocalSource:
         except FileNotFoundError:
             return None
         return self._fresh.note(info.st_size, info.st_mtime, time.time() - info.st_mtime, time.monotonic())
+
+    def stirred(self) -> bool:
+        """Compare the sizes with those of the last look."""
+        return self._sizes() != self._seen
+
+    def _sizes(self) -> tuple[int, ...]:
+        folder = self.path.is_dir()
+        paths = [self.path / name for name in (rundir.METRICS, rundir.LOG)] if folder else [self.path]
+        return tuple(path.stat().st_size if path.exists() else -1 for path in paths)
 
     def link(self) -> Link:
         """This machine is always there."""

@@ -101,6 +101,16 @@ class RemoteSource:
                 self._trouble = None
         return self._files()
 
+    def stirred(self) -> bool:
+        """Whether the metrics, or else the log, changed. Silent about a link that fails: the next refresh says it."""
+        copy = self._metrics if self._metrics is not None and self._metrics.remote else self._log
+        if copy is None or not copy.remote or self._backoff.failures or self._closed.is_set():
+            return False
+        try:
+            return copy.stirred(timeout=_DEADLINE_S)
+        except TunewatchError:
+            return True
+
     def link(self) -> Link:
         """Judged by the answers so far."""
         now = self._clock()

@@ -305,3 +305,46 @@ def test_an_instance_that_the_provider_does_not_know_is_told_as_such_and_not_as_
     deadline = time.monotonic() + 20
     while feed.tick().problem is not None:
         assert time.monotonic() < deadline
+
+
+def test_the_run_in_front_is_glanced_at_and_those_behind_it_are_read_now_and_then(tmp_path: Path) -> None:
+    """A new number is on the screen soon after it was written; a run nobody looks at costs a tenth."""
+    from tui.poller import Watch
+
+    log = tmp_path / "log.txt"
+    log.write_bytes(TRAIN)
+    feed = RunFeed(str(log), home=tmp_path)
+    feed.tick()
+    assert not feed.stirred()
+    with log.open("ab") as out:
+        out.write(TRAIN)
+    assert feed.stirred()
+    feed.tick()
+    assert not feed.stirred()
+    watch = Watch(lambda: feed, None, looked=100.0, _feed=feed)  # type: ignore[arg-type]
+    assert watch.due(101.0, background=10.0)
+    watch.front = False
+    assert not watch.due(101.0, background=10.0)
+    assert watch.due(110.0, background=10.0)
+    watch.front = True
+    assert watch.due(101.0, background=10.0)
+
+
+def test_what_stirs_on_a_host_is_noticed_and_a_dead_link_is_left_to_the_tick(tmp_path: Path) -> None:
+    with Sshd(tmp_path / "box") as box:
+        log = box.home / "log.txt"
+        log.write_bytes(TRAIN)
+        feed = RunFeed("box:log.txt", home=tmp_path, connect=lambda _: box.connect(tmp_path))
+        assert not feed.stirred()
+        feed.settle()
+        assert not feed.stirred()
+        with log.open("ab") as out:
+            out.write(TRAIN)
+        assert feed.stirred()
+        feed.tick()
+        assert not feed.stirred()
+        box.stop()
+        assert feed.stirred()
+        assert feed.tick().link.word != "live"
+        assert not feed.stirred()
+        feed.close()
