@@ -16,6 +16,10 @@ from runner.log_history import compose
 from runner.log_reader import TokenReader
 from runner.log_tokens import Scanner
 
+HEAD = 8192
+"""Bytes at the beginning that are looked at for what no terminal writes: one in twenty makes a file a binary one."""
+_UNPRINTABLE = bytes({*range(32), 127} - {*b"\b\t\n\f\r\x1b"})
+
 
 class LogReader:
     """Turns the bytes of a log.txt, fed in any pieces, into a RunHistory.
@@ -28,11 +32,15 @@ class LogReader:
         self._reading = TokenReader()
         self._scanner = Scanner(self._reading)
         self._bytes = 0
+        self._unprintable = 0
         self._history: RunHistory | None = None
 
     def feed(self, data: bytes) -> None:
         """Take in the next bytes of the file. Never raises for content."""
         if data:
+            if self._bytes < HEAD:
+                head = data[: HEAD - self._bytes]
+                self._unprintable += len(head) - len(head.translate(None, _UNPRINTABLE))
             self._bytes += len(data)
             self._history = None
             self._scanner.feed(data)
@@ -40,5 +48,6 @@ class LogReader:
     def history(self) -> RunHistory:
         """Everything known so far; the same object again while nothing was fed."""
         if self._history is None:
-            self._history = compose(self._reading.now(), self._bytes)
+            binary = self._unprintable * 20 > min(self._bytes, HEAD)
+            self._history = compose(self._reading.now(), self._bytes, binary=binary)
         return self._history

@@ -14,6 +14,9 @@ from typing import Literal
 from runner.history import EvalPoint, Frame, Pause, RunHistory, TrainPoint
 from runner.log_process import Process, eval_point, train_point
 
+NOT_TEXT = "this is not a text file: name the file that the trainer's console output goes to"
+"""The warning of a history read from a file that is no log of anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -30,8 +33,8 @@ class Reading:
     run_id: str | None
 
 
-def compose(reading: Reading, bytes_read: int) -> RunHistory:
-    """Make the history of the newest run in a log."""
+def compose(reading: Reading, bytes_read: int, *, binary: bool = False) -> RunHistory:
+    """Make the history of the newest run in a log; `binary` is whether its bytes are no text at all."""
     chain = _chain(reading.processes)
     if not chain:
         return RunHistory(
@@ -41,6 +44,7 @@ def compose(reading: Reading, bytes_read: int) -> RunHistory:
             end_reason=reading.crash_words if reading.crashed else "",
             traceback=reading.traceback,
             facts=dict(reading.facts),
+            warnings=(_no_trainer(bytes_read, binary),) if reading.run_id is None and not reading.facts else (),
             bytes_read=bytes_read,
         )
     last = chain[-1]
@@ -182,6 +186,15 @@ def _pauses(chain: list[Process]) -> tuple[Pause, ...]:
 def _pending(last: Process, evals: tuple[EvalPoint, ...]) -> tuple[int, ...]:
     known = {e.step for e in evals}
     return tuple(step for step in dict.fromkeys(last.pending()) if step not in known)
+
+
+def _no_trainer(bytes_read: int, binary: bool) -> str:
+    """Why nothing can be shown of a file that we did not start ourselves."""
+    if not bytes_read:
+        return "the file is empty: nothing was written to it yet"
+    if binary:
+        return NOT_TEXT
+    return "no line of a Hugging Face Trainer yet: training has not begun, or another program wrote this log"
 
 
 def _warnings(chain: list[Process], evals: tuple[EvalPoint, ...]) -> list[str]:

@@ -125,8 +125,9 @@ def test_a_value_that_is_no_number_is_null_with_a_warning(tunewatch, run_dir):
         (lambda d: d / "nowhere", 3, "does not exist"),
         (lambda d: (d / "empty").mkdir() or d / "empty", 3, "log"),
         (lambda d: "no-such-host.invalid:/root/log.txt", 5, ""),
+        (lambda d: (d / "a.bin").write_bytes(bytes(range(256)) * 40) and d / "a.bin", 2, "not a text file"),
     ],
-    ids=["missing file", "directory without a log", "unreachable host"],
+    ids=["missing file", "directory without a log", "unreachable host", "binary file"],
 )
 def test_what_cannot_be_read_is_one_sentence_and_its_exit_code(tunewatch, tmp_path, make, code, words):
     got, out, err = tunewatch("watch", make(tmp_path), "--once")
@@ -138,11 +139,14 @@ def test_what_cannot_be_read_is_one_sentence_and_its_exit_code(tunewatch, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", bytes(range(256)) * 40, b"Epoch 1/10\n 50/100 [=====>....] - loss: 0.5\n" * 20],
-    ids=["empty log", "binary file", "log of another trainer"],
+    ("content", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"Epoch 1/10\n 50/100 [=====>....] - loss: 0.5\n" * 20, "no line of a Hugging Face Trainer"),
+    ],
+    ids=["empty log", "log of another trainer"],
 )
-def test_a_log_that_says_nothing_is_told_as_such_and_never_an_exception(tunewatch, tmp_path, content):
+def test_a_log_that_says_nothing_is_told_as_such_and_never_an_exception(tunewatch, tmp_path, content, said):
     log = tmp_path / "log.txt"
     log.write_bytes(content)
     code, out, err = tunewatch("watch", log, "--once", "--json")
@@ -152,6 +156,7 @@ def test_a_log_that_says_nothing_is_told_as_such_and_never_an_exception(tunewatc
     assert document["train"] == []
     assert document["evals"] == []
     assert document["progress"]["step"] in (None, 0)
+    assert any(said in warning for warning in document["warnings"])
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def watch_lines(snapshot: RunSnapshot) -> list[str]:
     reason = f": {snapshot.reason}" if snapshot.reason else ""
     of = f"{history.step}/{history.max_steps}" if history.max_steps else f"{history.step or 'no'} step"
     lines = [f"{snapshot.name}  {snapshot.state}{reason}"]
+    if history.step is None and history.max_steps is None and not history.evals and not history.train:
+        return [*lines, *(f"  {w}" for w in snapshot.warnings)]
     pace = words.per_step(snapshot.step_s) if snapshot.step_s is not None else "no speed yet"
     lines.append(f"  progress   {of}, {words.duration(history.elapsed_s)} so far, {pace}")
     if snapshot.eta_s is not None:

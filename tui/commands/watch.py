@@ -85,6 +85,7 @@ def command(
 
 def look_once(session: Session, plan: WatchPlan, *, as_json: bool) -> None:
     """Read everything there is, print it, leave. Raises NotFoundError or UnreachableError when there is nothing."""
+    from runner.log_history import NOT_TEXT
     from tui.document import watch_document, watch_lines
 
     watch = session.open(plan)[1]
@@ -93,6 +94,8 @@ def look_once(session: Session, plan: WatchPlan, *, as_json: bool) -> None:
     finally:
         watch.close()
     snapshot = watch.maker.make(state, at=time.monotonic())
+    if NOT_TEXT in snapshot.warnings:
+        raise UsageError(f"{plan.target}: {NOT_TEXT}.")
     if as_json:
         emit_json(watch_document(snapshot))
         return
@@ -114,6 +117,7 @@ def need_terminal(hint: str) -> None:
 def open_screen(session: Session, plan: WatchPlan) -> None:
     """Open the live screen on one run. Raises UsageError without a terminal, NotFoundError without the run."""
     from remote.feed import RunFeed
+    from runner.log_history import NOT_TEXT
     from tui.opening import show
 
     need_terminal("Give --once for a text, --json for a document.")
@@ -124,6 +128,8 @@ def open_screen(session: Session, plan: WatchPlan) -> None:
             state = feed.tick()
         finally:
             feed.close()
+        if NOT_TEXT in state.warnings:
+            raise UsageError(f"{plan.target}: {NOT_TEXT}.")
         if state.problem is not None and not state.history.bytes_read:
             if isinstance(state.problem, NotFoundError):
                 raise state.problem
