@@ -76,9 +76,20 @@ async def shoot(
     print(f"{name}: {size[0]}x{size[1]}, {len(png) // 1024} KiB")  # noqa: T201 - a script that says what it made
 
 
+KEYS_HEAD = """# Keys
+
+Every action is in the command palette too (`Ctrl+P`), and every deed is a command. This page is written by `make shots`
+from the table that the program itself reads.
+
+"""
+
+
 async def main() -> None:
-    """All pictures."""
+    """All pictures, and the page of keys."""
+    from tui.keys import markdown
+
     PICTURES.mkdir(exist_ok=True)
+    (ROOT / "docs" / "keys.md").write_text(KEYS_HEAD + markdown(), encoding="utf-8")
     big, small = (120, 40), (80, 24)
     with tempfile.TemporaryDirectory() as home:
         os.environ["TUNEWATCH_HOME"] = home

@@ -265,3 +265,26 @@ def test_a_rule_that_begins_after_the_last_step_is_told_as_one_that_cannot_fire(
     reach = charts(one, View(), CurveCache())["loss"].x_reach
     assert reach is not None
     assert reach <= 500
+
+
+def test_a_log_that_is_caught_up_makes_a_snapshot_now_and_then_and_the_last_one_at_once():
+    from tests.support.tui import Read
+    from tui.poller import Watch
+    from tui.snapshot import SnapshotMaker
+
+    class CatchingUp(Read):
+        caught_up = False
+
+    class Slow:
+        reads = [CatchingUp(history(n)) for n in (10, 20, 30, 40)] + [Read(history(50))]
+
+        def tick(self):
+            return self.reads.pop(0)
+
+        def close(self):
+            pass
+
+    watch = Watch(Slow, SnapshotMaker("x", "x"))
+    made = [watch.look(now) for now in (0.0, 0.2, 0.4, 0.9, 1.0)]
+    assert [one.step if one else None for one in made] == [10, None, None, 40, 50]
+    assert not watch.behind

@@ -1,4 +1,4 @@
-"""Every key, once: dispatch, footer, help page and the table in the README are read from here.
+"""Every key, once: dispatch, footer, help page and docs/keys.md are read from here.
 
 A key belongs to a place (a screen, or everywhere). Deeds that cost or destroy have a capital letter and ask before
 they do anything; no harmless key is their neighbour by a slip of Shift alone.
@@ -30,7 +30,7 @@ class Key:
     footer: str
     """One word for the footer."""
     sentence: str
-    """What it does, for the help page and the README."""
+    """What it does, for the help page and docs/keys.md."""
     place: str = "everywhere"
     shown: bool = False
     """Whether it stands in the footer."""
@@ -142,7 +142,7 @@ def groups(places: Iterable[str] = tuple(PLACES)) -> list[tuple[str, list[Key]]]
 
 
 def markdown() -> str:
-    """The table of the README; a test holds the README against it."""
+    """The tables of docs/keys.md; a test holds the page against it."""
     lines = []
     for heading, keys in groups():
         lines += [f"**{heading}**", "", "| key | does |", "|---|---|"]

@@ -20,6 +20,8 @@ Post = Callable[[RunSnapshot], None]
 
 BACKGROUND_S = 10.0
 """Seconds between two looks at a run that nobody looks at: fifty of them stay under 2 % of a core."""
+CATCHING_UP_S = 0.7
+"""Seconds between two snapshots of a log that is being caught up."""
 GLANCE_S = 0.25
 """Seconds between two glances at the size of what the run in front writes."""
 
@@ -62,12 +64,18 @@ class Watch:
         ask = getattr(self._feed, "stirred", None) if self.front else None
         return bool(ask()) if ask is not None else False
 
-    def look(self, now: float) -> RunSnapshot:
-        """Read once. A fault of link or file is told in the snapshot; what was known before stays in it."""
+    def look(self, now: float) -> RunSnapshot | None:
+        """Read once. A fault of link or file is told in the snapshot; what was known before stays in it.
+
+        None while a long log is caught up and a snapshot was made a moment ago: a forecast and four charts for each
+        piece of it would keep the screen from answering keys.
+        """
         self.looked = now
         try:
             read = self.feed.tick()
             self.behind = not getattr(read, "caught_up", True)
+            if self.behind and self.last is not None and now - self.last.at < CATCHING_UP_S:
+                return None
             path = Path(read.log_path) if read.log_path else None
             snapshot = self.maker.make(read, at=now, tail=self.tail.read(path))
         except (TunewatchError, OSError) as error:
@@ -132,7 +140,9 @@ class HostPoller(threading.Thread):
                 if self._ending.is_set():
                     break
                 if asked or watch.due(started, self._background):
-                    self._post(self._looked(watch))
+                    snapshot = self._looked(watch)
+                    if snapshot is not None:
+                        self._post(snapshot)
             if any(w.behind for w in watches):
                 self._wake.wait(0.02)
             else:
@@ -148,7 +158,7 @@ class HostPoller(threading.Thread):
                 return
             self._wake.wait(max(0.02, min(GLANCE_S, until - self._clock())))
 
-    def _looked(self, watch: Watch) -> RunSnapshot:
+    def _looked(self, watch: Watch) -> RunSnapshot | None:
         try:
             return watch.look(self._clock())
         except Exception as error:
