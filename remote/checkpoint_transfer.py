@@ -25,9 +25,9 @@ from remote.direct import Door, is_reachable, opened, pull
 from remote.transport import Completed, LinkError, Transport, shell_path
 from runner.errors import NotFoundError, RefusedError, UnreachableError
 
-PIECE = 8 << 20
+PIECE = 32 << 20
 """Bytes per append: enough that a round trip does not count, little enough to be in memory a few times."""
-AHEAD = 3
+AHEAD = 2
 """Pieces read while one is being written."""
 HASH_S = 1800.0
 """Seconds for a box to hash a checkpoint."""

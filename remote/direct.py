@@ -142,4 +142,4 @@ def pull(
         if time.monotonic() - moved_at > SILENT_S or time.monotonic() - begun > PULL_S:
             raise LinkError(f"Nothing came from {door.host} for {SILENT_S:.0f} s.")
         time.sleep(wait)
-        wait = min(1.0, wait * 1.5)
+        wait = min(0.25, wait * 1.5)

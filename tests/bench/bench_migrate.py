@@ -1,0 +1,126 @@
+"""A checkpoint from box to box against scp, and how long training stands still in a move. Loopback, real sshd.
+
+    name  ours  reference  ratio
+
+`laptop` is compared with scp through this machine in two commands, which is what a person does, and with `scp -3`,
+which joins two C processes; `direct` with an scp from box to box. The reference of the pause is its own parts: what was
+spent on saving, on the last delta and on loading; the rest is ours.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import runner
+from remote.checkpoint_transfer import Cargo, End, carry, newest_checkpoint
+from remote.desk import Desk, Note
+from remote.direct import Door
+from remote.journal import Journal
+from remote.migrate import account, last_migration
+from runner.manifest import write_manifest
+from tests.support.migration import RUN, a_run
+from tests.support.rented import real_world
+from tests.support.sshd import Sshd
+
+MB = 96
+ROOT = Path(runner.__file__).parent.parent
+
+
+def python(words: str) -> str:
+    return f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -m {words}"
+
+
+def best_of(tries: int, work: Callable[[int], None]) -> float:
+    """Seconds of the quickest try."""
+    lasted = []
+    for number in range(tries):
+        began = time.monotonic()
+        work(number)
+        lasted.append(time.monotonic() - began)
+    return min(lasted)
+
+
+def line(name: str, ours: float, reference: float, unit: str) -> None:
+    print(f"{name:34} {ours:8.2f} {reference:8.2f} {unit:5} {ours / reference:6.2f}x", flush=True)
+
+
+def transfers(folder: Path) -> None:
+    with Sshd(folder / "old") as old, Sshd(folder / "new") as new:
+        source = old.home / "run/checkpoints/checkpoint-100"
+        source.mkdir(parents=True)
+        for name, share in (("optimizer.pt", 0.65), ("model.safetensors", 0.35)):
+            (source / name).write_bytes(os.urandom(1 << 20) * int(MB * share))
+        write_manifest(source)
+        desk = Desk(None, Journal(folder / "home"))  # type: ignore[arg-type]
+        hosts = old.connect(folder / "a"), new.connect(folder / "b")
+        key = (old.folder / "host_key.pub").read_text().split()
+        door = Door(old.host, old.port, old.user, f"{key[0]} {key[1]}")
+        cargo, _ = newest_checkpoint(End(hosts[0], python), str(source.parent))
+        assert cargo is not None
+
+        def ours(by: Door | None, cargo: Cargo = cargo) -> Callable[[int], None]:
+            def once(number: int) -> None:
+                dest = new.home / f"{'direct' if by else 'laptop'}-{number}" / "checkpoint-100"
+                note = Note(desk, "transfer", "")
+                done = carry(desk, cargo, End(hosts[0], python, door=by), End(hosts[1], python), str(dest), note)
+                assert done.way == ("direct" if by else "laptop")
+
+            return once
+
+        config = folder / "ssh_config"
+        config.write_text(
+            "".join(
+                f"Host {name}\n HostName {box.host}\n Port {box.port}\n User {box.user}\n IdentityFile {box.key}\n"
+                for name, box in (("old", old), ("new", new))
+            )
+            + "Host *\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n IdentitiesOnly yes\n"
+        )
+        scp = ["scp", "-q", "-r", "-F", str(config)]
+
+        def two_steps(number: int) -> None:
+            here = folder / f"here-{number}"
+            subprocess.run([*scp, f"old:{source}", str(here)], check=True)
+            subprocess.run([*scp, str(here), f"new:{new.home}/scp-{number}"], check=True)
+
+        def joined(number: int) -> None:
+            subprocess.run([*scp, "-3", f"old:{source}", f"new:{new.home}/scp3-{number}"], check=True)
+
+        def between(number: int) -> None:
+            pull = shlex.join([*scp, f"old:{source}", f"{new.home}/pull-{number}"])
+            assert hosts[1].run(pull, timeout=300).rc == 0
+
+        mb = cargo.size / 1e6
+        by_laptop, by_door = best_of(2, ours(None)), best_of(2, ours(door))
+        line("laptop vs scp twice", mb / by_laptop, mb / best_of(2, two_steps), "MB/s")
+        line("laptop vs scp -3", mb / by_laptop, mb / best_of(2, joined), "MB/s")
+        line("direct vs scp between boxes", mb / by_door, mb / best_of(2, between), "MB/s")
+        desk.journal.close()
+        for host in hosts:
+            host.close()
+
+
+def pause(folder: Path) -> None:
+    with real_world(folder / "boxes") as fake, a_run(fake, folder / "laptop") as moving:
+        moving.migrate()
+        said = account(last_migration(moving.laptop.desk().journal, RUN))
+        parts = said["pause_parts"]
+        line("pause vs save + delta + load", said["pause_s"], sum(parts.values()), "s")
+        print("  " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items()))
+
+
+def main() -> None:
+    """Print the table; the ratio is ours to the reference."""
+    with tempfile.TemporaryDirectory() as folder:
+        transfers(Path(folder))
+        pause(Path(folder) / "pause")
+
+
+if __name__ == "__main__":
+    main()
