@@ -4,6 +4,7 @@ with a login shell that prints banners."""
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -191,3 +192,15 @@ def test_many_threads_share_one_transport(pair: tuple[Transport, Path]) -> None:
     for thread in threads:
         thread.join(60)
     assert not wrong
+
+
+def test_one_file_alone_imports_the_ssh_library() -> None:
+    """Swapping it, or finding out what it does, means reading that file."""
+    root = Path(__file__).parent.parent
+    users = [
+        path.relative_to(root).as_posix()
+        for folder in ("tui", "remote", "runner", "estimator")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"^\s*(import|from) paramiko", path.read_text(), re.MULTILINE)
+    ]
+    assert users == ["remote/ssh.py"]

@@ -129,7 +129,10 @@ def idle_cpu(box: Sshd, folder: Path, hosts: int, period: float, seconds: float)
         tick = time.monotonic()
         for feed in feeds:
             feed.tick()
-        time.sleep(max(0.0, period - (time.monotonic() - tick)))
+        while (left := period - (time.monotonic() - tick)) > 0:
+            time.sleep(min(0.25 if hosts == 1 else period, left))
+            if hosts == 1:
+                feeds[0].stirred()  # as the poller does for the run in front
     share = 100 * (time.process_time() - cpu) / (time.monotonic() - began)
     for feed in feeds:
         feed.close()
@@ -174,8 +177,8 @@ def main() -> None:
             append_to_number(box, folder)
             detection_and_return(box, folder)
             one, fleet = idle_cpu(box, folder, 1, 1.0, 4), idle_cpu(box, folder, 50, 10.0, 10)
-            line("idle CPU, one host at 1 Hz (at most 1)", one, 1, "%", more_is_better=False)
-            line("idle CPU, 50 hosts at 0.1 Hz (at most 5)", fleet, 5, "%", more_is_better=False)
+            line("idle CPU, one host in front (at most 1)", one, 1, "%", more_is_better=False)
+            line("idle CPU, 50 hosts behind it (at most 5)", fleet, 5, "%", more_is_better=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
