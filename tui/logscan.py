@@ -7,6 +7,7 @@ how it is cancelled. When the file grows they go on from where they stopped. Fou
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tui.logindex import LogIndex
 from tui.logtext import Pattern
 
 
-class LineScan:
+class LineScan(ABC):
     """Base: visit every line of one generation of the index that will not change any more, block after block."""
 
     def __init__(self, index: LogIndex) -> None:
@@ -72,8 +73,9 @@ class LineScan:
             cleaned, _ = self.index.block(number, number + 1)
             self.live = bool(self._wanted(cleaned, number, number + 1))
 
+    @abstractmethod
     def _wanted(self, cleaned: bytes, first: int, following: int) -> list[int]:
-        raise NotImplementedError
+        """Say which of the lines `first` to `following` of a cleaned block belong to the result."""
 
     def __len__(self) -> int:
         return len(self.found) + self.live
