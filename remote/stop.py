@@ -21,6 +21,8 @@ from remote.bootstrap import Phases
 from remote.connect import open_transport
 from remote.deeds import DeedResult, Progress, silent
 from remote.feed import resolve
+from remote.home import home as default_home
+from remote.mirror import mirror_folder
 from remote.ssh_auth import AskPassphrase
 from remote.target import Target, parse_target
 from remote.transport import Transport
@@ -52,7 +54,19 @@ def stop_target(
     """
     target = resolve(parse_target(text), home)
     with open_transport(target, home=home, ask=ask) as host:
-        return stop_run(host, target.path, name=_name(target), reason=reason, progress=progress, timeout=timeout)
+        result = stop_run(host, target.path, name=_name(target), reason=reason, progress=progress, timeout=timeout)
+        if target.kind != "local":
+            _remember(host, target, home or default_home())
+        return result
+
+
+def _remember(host: Transport, target: Target, home: Path) -> None:
+    """Keep the run's last words beside its mirror, so that `runs` knows how it ended without asking the host."""
+    raw = host.read_from(f"{target.path}/{rundir.STATUS}", 0, limit=1 << 16).data
+    if rundir.read_status(raw) is not None:
+        folder = mirror_folder(target, home)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / rundir.STATUS).write_bytes(raw)
 
 
 def stop_run(
