@@ -146,7 +146,7 @@ class TunewatchApp(App[None]):
 
     async def action_quit(self) -> None:
         """Leave; say that the runs go on."""
-        going = [s for s in self.snapshots.values() if not s.ended]
+        going = [s for s in self.snapshots.values() if not s.ended and not self.session.recorded]
         self.session.stop()
         self.exit(message=_goodbye(going))
 

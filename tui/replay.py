@@ -96,5 +96,6 @@ def open_replay(*, speed: float = 8.0) -> None:
     feed = ReplayFeed(SAMPLE, speed=speed)
     session = new_session()
     session.make_feed = lambda target: feed
+    session.recorded = True
     session.notice = f"A recorded run, {speed:g} times as fast as it was. Nothing trains."
     show(WatchPlan(str(SAMPLE), "recorded sample"), session)

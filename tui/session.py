@@ -47,6 +47,8 @@ class Session:
     """USD for a run; spending more is told."""
     theme: str = ""
     """Name of the theme; empty for the default."""
+    recorded: bool = False
+    """Whether what is shown is a recording: it does not go on when the screen is left."""
     notice: str = ""
     """A sentence for the first screen."""
     _pollers: dict[str, HostPoller] = field(default_factory=dict)
