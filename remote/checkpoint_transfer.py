@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remote.arming import PythonCommand
+from remote.by_hub import Fetch
 from remote.carry import Line, Way, ways
 from remote.desk import Desk, Note
 from remote.direct import Door, is_reachable, opened, pull
@@ -120,7 +121,7 @@ def carry(
     note: Note,
     *,
     usd_per_h: float = 0.0,
-    hub: Callable[[Transport, str], None] | None = None,
+    hub: Fetch | None = None,
     tries: int = 6,
 ) -> Carried:
     """Bring `cargo` to `dest` (absolute, ends in checkpoint-N) on the new box; harmless to repeat.
@@ -144,7 +145,8 @@ def carry(
                 meter = _Meter(note, way, cargo.size, cargo.size - left)
                 try:
                     if way.name == "hub" and hub is not None:
-                        hub(new.host, f"{dest}.carry")
+                        lacking = [n for n, have in missing.items() if have < int(cargo.files[n]["bytes"])]
+                        hub(new.host, f"{dest}.carry", lacking)
                     elif way.name == "direct" and old.door is not None:
                         with opened(old.host, new.host) as key:
                             pull(new.host, old.door, key, cargo, missing, f"{dest}.carry", meter.add)
@@ -195,7 +197,7 @@ def carry_file(old: Transport, new: Transport, source: str, dest: str) -> int:
 def _choose(
     cargo: Cargo, old: End, new: End, left: int, usd_per_h: float, on_hub: bool, broken: list[str]
 ) -> Way:  # fmt: skip
-    """The best way that has not failed. Part of a checkpoint is not to be had from the Hub: it skips what is there."""
+    """The best way that has not failed."""
     reachable = old.door is not None and "direct" not in broken and is_reachable(new.host, old.door)
     found = ways(
         left, old.line, new.line, usd_per_h=usd_per_h, reachable=reachable, on_hub=on_hub and "hub" not in broken

@@ -14,6 +14,7 @@ from typing import Any
 from remote.access import own_key, wait_for_ssh
 from remote.arming import Wishes, arm, limits_for, read_guard
 from remote.bootstrap import put_secrets
+from remote.by_hub import Fetch, fetcher, uploaded
 from remote.checkpoint_transfer import Cargo, SourceSpoiledError, carry, newest_checkpoint
 from remote.decision import Decision, decide, instance_offer, seconds_per_step
 from remote.desk import Note
@@ -25,6 +26,7 @@ from remote.provider import Instance
 from remote.remote_run import PASSED_ON
 from remote.rent import check_offer, create_box, resolve, verify_row, wait_boot
 from remote.transport import Transport
+from runner.atomic import read_object
 from runner.box.limits import RELEASE
 from runner.errors import NotFoundError, ProviderError, RefusedError, UnreachableError
 from runner.history import RunHistory
@@ -41,6 +43,8 @@ FIRST_SAVE_S = 1800.0
 EVAL_TOLERANCE = 1e-3
 """Relative difference of the eval loss between two kinds of hardware that is rounding and nothing else."""
 REHEARSE_S = 1800.0
+TAIL = 1 << 20
+"""Bytes of metrics.jsonl in which the newest upload is looked for."""
 
 
 class RehearsalError(RefusedError):
@@ -192,6 +196,7 @@ def transfer(move: Move, note: Note) -> dict[str, Any]:
             done = carry(
                 move.desk, cargo, move.end(move.old_id, door=True), move.end(move.new_id),
                 f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{cargo.step}", note, usd_per_h=move.usd_per_h(),
+                hub=hub_of(move, cargo),
             )  # fmt: skip
         except (SourceSpoiledError, NotFoundError) as error:
             if isinstance(error, SourceSpoiledError):
@@ -208,6 +213,20 @@ def transfer(move: Move, note: Note) -> dict[str, Any]:
             "cargo": cargo.to_json(), "transfer_s": done.seconds, "transfer_bytes": done.bytes, "transfer_way": done.way
         }  # fmt: skip
     raise RefusedError("The old run prunes its checkpoints faster than they can be brought over.")
+
+
+def hub_of(move: Move, cargo: Cargo) -> Fetch | None:
+    """How to fetch a checkpoint from the Hub; None for a run that does not upload, or has not uploaded this one."""
+    recipe = move.recipe()
+    repo = recipe.train.hf_repo_id or move.order.hf_repo_id
+    if not repo:
+        return None
+    host, path = move.host(move.old_id), f"{move.request.old_dir}/{METRICS}"
+    # an upload follows its save within a few hundred events
+    tail = host.read_from(path, max(0, host.stat(path).size - TAIL), limit=TAIL, timeout=30.0).data
+    events = [event for line in tail.splitlines() if (event := read_object(line)) is not None]
+    where = uploaded(events, repo, move.request.run, recipe.name, cargo.step)
+    return None if where is None else fetcher(where, move.box(move.new_id).python, move.env)
 
 
 def rehearse(move: Move, note: Note) -> dict[str, Any]:

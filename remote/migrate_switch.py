@@ -17,7 +17,7 @@ from remote.checkpoint_transfer import Cargo, SourceSpoiledError, carry, carry_f
 from remote.deeds import DeedStep
 from remote.desk import Note
 from remote.destroy import destroy
-from remote.migrate_ready import arm_guard, from_now, newest
+from remote.migrate_ready import arm_guard, from_now, hub_of, newest
 from remote.money import bill
 from remote.move import Move
 from remote.remote_run import start_run
@@ -148,7 +148,7 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
         try:
             done = carry(
                 desk, last, move.end(move.old_id, door=True), move.end(move.new_id), dest, note,
-                usd_per_h=move.usd_per_h(),
+                usd_per_h=move.usd_per_h(), hub=hub_of(move, last),
             )  # fmt: skip
             moved, way = done.bytes, done.way
         except (SourceSpoiledError, NotFoundError, UnreachableError) as error:

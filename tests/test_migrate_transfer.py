@@ -17,6 +17,8 @@ import pytest
 
 import runner
 from remote.arming import PythonCommand
+from remote.by_hub import fetcher, uploaded
+from remote.carry import Line
 from remote.checkpoint_transfer import Cargo, Carried, End, SourceSpoiledError, carry, newest_checkpoint
 from remote.desk import Desk, Note
 from remote.journal import Journal
@@ -26,6 +28,8 @@ from remote.transport import Completed, LinkError
 from runner.errors import NotFoundError, RefusedError
 from runner.manifest import newest_whole_checkpoint, verify_manifest, write_manifest
 from runner.rundir import read_fence, read_status, write_fence
+from runner.study.hub import upload
+from tests.support.hub import hub_stand_in
 
 ROOT = Path(runner.__file__).parent.parent
 
@@ -143,7 +147,7 @@ def test_a_byte_that_flips_on_the_way_is_found_and_the_file_fetched_again(boxes:
     # left behind by an earlier try: the right size, the wrong bytes
     (staged / "model.safetensors").write_bytes(
         b"\0" * (boxes.old / "run/checkpoints/checkpoint-100/model.safetensors").stat().st_size
-    )  # noqa: E501
+    )
     boxes.carry(boxes.newest())
     assert verify_manifest(boxes.dest(100)) == []
 
@@ -204,6 +208,42 @@ def test_a_name_that_points_out_of_the_checkpoint_is_refused(boxes: Boxes) -> No
     with pytest.raises(RefusedError, match="points outside"):
         boxes.carry(evil)
     assert not list(boxes.new.rglob("x"))
+
+
+def test_a_checkpoint_that_was_uploaded_comes_from_the_hub_by_its_revision(
+    boxes: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later commit under the same name does not matter, and the token stays in no file."""
+    from huggingface_hub import HfApi
+
+    source = boxes.checkpoint(100, size=1 << 20)
+    with hub_stand_in() as (hub, address):
+        for name, value in (("HF_ENDPOINT", address), ("HF_HUB_DISABLE_XET", "1"), ("HF_HUB_OFFLINE", "0")):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        revision = upload(HfApi(endpoint=address, token="hf_x"), "me/repo", "mini-1", source)
+        events = [{"event": "upload", "step": 100, "status": "done", "revision": revision}]
+        where = uploaded(events, "me/repo", "mini/1", "mini", 100)
+        assert where is not None
+        assert where.prefix == "mini-1/checkpoint-100"
+        assert uploaded(events, "me/repo", "mini/1", "mini", 120) is None, "another step was not uploaded"
+        environment = {"HF_TOKEN": "hf_averysecrettoken", "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
+        fetch = fetcher(where, sys.executable, environment)
+        new, old = boxes.end(boxes.new), boxes.end(boxes.old)
+        cargo = boxes.newest()
+        note = Note(boxes.desk, "transfer", "")
+        # a box with a slow line up, as most have
+        slow = End(old.host, python, Line(up_mbit=0.01))
+        done = carry(boxes.desk, cargo, slow, new, str(boxes.dest(100)), note, hub=fetch)
+        assert done.way == "hub"
+        assert new.host.appended == [], "not a byte came through here"  # type: ignore[attr-defined]
+        assert verify_manifest(boxes.dest(100)) == []
+        assert all(b"averysecret" not in p.read_bytes() for p in boxes.new.rglob("*") if p.is_file())
+        hub.always = ("resolve", 500)
+        (boxes.new / "other").mkdir()
+        again = carry(boxes.desk, cargo, slow, new, str(boxes.new / "other/checkpoint-100"), note, hub=fetch)
+        assert again.way == "laptop", "a Hub that fails is no reason to stay"
 
 
 @pytest.mark.parametrize(
