@@ -7,8 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from runner.config import load_recipe
 from runner.recipe import Recipe
+
+torch.set_num_threads(1)  # pytest runs on every core as it is: a second thread of these only waits, at full load
 
 TINY_SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
 """A Ministral3 of about 30,000 parameters: large enough for every law, small enough to train in a second."""
@@ -16,8 +20,6 @@ TINY_SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2
 
 def tiny_model(mask: str = "prompt_bidirectional", *, family: str = "ministral3", attention: str = "sdpa", **more: Any):
     """A fresh tiny model of random weights, the same each time."""
-    import torch
-
     from runner.study.mask import PREFIX_CLASSES
 
     config_class, model_class = PREFIX_CLASSES[family]
@@ -29,7 +31,6 @@ def tiny_model(mask: str = "prompt_bidirectional", *, family: str = "ministral3"
 
 def stock_model(family: str = "ministral3", *, attention: str = "sdpa", **more: Any):
     """The same weights in the stock class."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Ministral3Config, Ministral3ForCausalLM
 
     config_class, model_class = {
@@ -95,9 +96,7 @@ def trainer_environment() -> dict[str, str]:
 
 
 def train(base, path, *overrides, resume=False, extra=(), uploader=None):
-    """One process's worth of training in `path`, on one thread; returns its outcome."""
-    import torch
-
+    """One process's worth of training in `path`; returns its outcome."""
     from runner import rundir
     from runner.metrics import MetricsWriter
     from runner.rundir import RunDir
@@ -106,7 +105,6 @@ def train(base, path, *overrides, resume=False, extra=(), uploader=None):
     from runner.study.load import load_model
     from runner.study.train import fine_tune
 
-    torch.set_num_threads(1)  # the order of a sum decides its last bit
     recipe = tiny_recipe(base, *overrides)
     run = RunDir(path)
     run.open_log()
