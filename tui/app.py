@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ class TunewatchApp(App[None]):
 
     def on_ready(self) -> None:
         """The first frame stands: now read. Reading imports the forecast and competes for the processor."""
+        gc.freeze()
+        gc.enable()
         self.notices.begin()
         self.session.start(self._post_snapshot)
         if self.session.notice:

@@ -22,8 +22,19 @@ def new_session(offers_file: str | None = None) -> Session:
     return Session(offers, interval=settings.number("watch.front"), theme=settings.text("look.theme"))
 
 
+def quicken() -> None:
+    """Start without the garbage collector: it walks the growing heap of imports again and again and finds nothing.
+
+    The application switches it on at its first frame, with what lives by then set aside for good.
+    """
+    import gc
+
+    gc.disable()
+
+
 def show(plan: WatchPlan | None, session: Session | None = None) -> None:
     """Open the screen of one run, or the list of runs."""
+    quicken()
     from tui.app import TunewatchApp
 
     TunewatchApp(session or new_session(), plan=plan).run()

@@ -26,6 +26,8 @@ Empty().run(headless=True, size=(120, 40))
 """
 OURS = """
 import os, sys
+from tui.opening import quicken
+quicken()
 from tui.app import TunewatchApp
 from tui.session import Session, WatchPlan
 class Ours(TunewatchApp):
