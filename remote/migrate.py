@@ -124,7 +124,8 @@ def account(record: DeedRecord) -> dict[str, Any]:
     data = record.data
     kept = (
         "decision_after_rehearsal", "rehearsal", "transfer_way", "transfer_s", "transfer_bytes", "sync_s", "drain_s",
-        "pause_s", "pause_parts", "lost_steps", "ready_h", "overlap_usd", "old_usd", "new_usd", "why",
+        "pause_s", "pause_parts", "lost_steps", "ready_h", "overlap_usd", "old_usd", "new_usd", "saves_to_horizon_usd",
+        "why",
     )  # fmt: skip
     decision = data.get("request", {}).get("decision")
     return {"deed": record.id, "at": data.get("at"), "decision": decision, **{k: data[k] for k in kept if k in data}}

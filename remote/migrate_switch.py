@@ -356,4 +356,19 @@ def finish(move: Move, note: Note) -> dict[str, Any]:
     note.detail = f"overlap ${overlap:.2f}" + (f"; stood {pause:.1f} s ({said})" if isinstance(pause, float) else "")
     lost = data.get("lost_steps")
     return {"overlap_usd": overlap, "ready_h": ready, "pause_parts": parts, "lost_steps": lost,
-            "old_usd": old.total, "new_usd": new.total}  # fmt: skip
+            "old_usd": old.total, "new_usd": new.total, **_saving(move, ready, float(pause or 0.0) / 3600)}  # fmt: skip
+
+
+def _saving(move: Move, ready_h: float, pause_h: float) -> dict[str, Any]:
+    """What the move saves to the horizon with its true set-up, pause and prices, beside what was forecast.
+
+    The old box trained for `ready_h` while the new one billed as well; then H - ready_h hours of its work were left.
+    """
+    decision = move.deed.data.get("decision_after_rehearsal") or move.request.decision
+    old, row = move.desk.journal.box(move.old_id), move.row(move.new_id)
+    if decision is None or decision.get("left_h") is None or old is None or row is None:
+        return {}
+    before = move.request.decision or decision
+    p0, pj, v = float(old.data.get("dph_total") or 0.0), row.dph_total, float(decision["speed"])
+    left = max(0.0, float(before["left_h"]) - ready_h)
+    return {"saves_to_horizon_usd": left * (p0 - pj / v) - ready_h * pj - pause_h * pj / v}

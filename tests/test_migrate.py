@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from remote.provider import Order as Rental
 from runner.errors import NotFoundError, ProviderError, RefusedError, TunewatchError, UnconfirmedError
 from tests.fake_vast import FakeVast, faults
 from tests.fake_vast.market import offer_row
-from tests.support.migration import RUN, Moving, a_run
+from tests.support.migration import RUN, Moving, a_run, offer_of
 from tests.support.rented import Laptop, real_world
 from tests.support.vast import rented_world
 from tui.cli import main
@@ -75,6 +76,7 @@ def deed_data(moving: Moving) -> dict[str, object]:
 # -- the whole way ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_moves_and_its_curve_goes_on_as_if_nothing_had_happened(world: FakeVast, tmp_path: Path) -> None:
     """Log, metrics and run id are carried along; the old supervisor, started again, is fenced."""
     with a_run(world, tmp_path) as moving:
@@ -118,6 +120,25 @@ def test_a_run_moves_and_its_curve_goes_on_as_if_nothing_had_happened(world: Fak
         assert not (new_dir / "guard.release").exists()
 
 
+@pytest.mark.slow
+def test_a_move_that_pays_is_carried_out_and_saves_what_was_forecast(world: FakeVast, tmp_path: Path) -> None:
+    world.world.offers[offer_of(world)]["dph_base"] = 1.20
+    with a_run(world, tmp_path, steps=10_000_000, step_s=0.03) as moving:
+        world.world.offers[moving.offer]["dph_base"] = 0.40
+        proposal = plan_move(moving.laptop.desk(), RUN, moving.offer, moving.laptop.open_pair)
+        decision = proposal.decision
+        assert decision is not None
+        assert decision.pays
+        assert decision.saves_usd is not None
+        refuse_if_it_does_not_pay(proposal)
+        request = replace(proposal.request, confirm_steps=5)
+        assert migrate(moving.laptop.desk(), request, moving.laptop.open_pair, {}).ok
+        low, _, high = decision.saves_usd
+        assert low < deed_data(moving)["saves_to_horizon_usd"] < high  # type: ignore[operator]
+        assert high > decision.stay_usd / 2, "most of two thirds of the price is saved"
+
+
+@pytest.mark.slow
 def test_f13_the_old_box_stays_in_the_books_until_two_listings_are_without_it(world: FakeVast, tmp_path: Path) -> None:
     with a_run(world, tmp_path) as moving:
         moving.old.lingering_lists = 3
@@ -127,6 +148,7 @@ def test_f13_the_old_box_stays_in_the_books_until_two_listings_are_without_it(wo
         moving.check_journal()
 
 
+@pytest.mark.slow
 def test_f13_what_cannot_be_proved_stays_open_and_resume_finishes_it(
     world: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +181,7 @@ def _impatient(destroy: Callable[..., str]) -> Callable[..., str]:
 # -- the new box fails ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["crash", "hang"])
 def test_a_new_trainer_that_does_not_train_puts_the_old_box_back_to_work(
     world: FakeVast, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
@@ -178,6 +201,7 @@ def test_a_new_trainer_that_does_not_train_puts_the_old_box_back_to_work(
         moving.check_journal()
 
 
+@pytest.mark.slow
 def test_a_new_box_that_is_outbid_while_it_starts_is_given_up_and_the_run_goes_on_where_it_was(
     world: FakeVast, tmp_path: Path
 ) -> None:
@@ -204,6 +228,7 @@ def test_a_new_box_that_is_outbid_while_it_starts_is_given_up_and_the_run_goes_o
 # -- the old box fails ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_f18_an_old_box_that_is_outbid_in_the_middle_loses_at_most_the_steps_since_its_last_checkpoint(
     world: FakeVast, tmp_path: Path
 ) -> None:
@@ -215,6 +240,7 @@ def test_f18_an_old_box_that_is_outbid_in_the_middle_loses_at_most_the_steps_sin
         assert [box.id for box in moving.made()] != [moving.old.id]
 
 
+@pytest.mark.slow
 def test_f18_a_run_whose_spot_box_was_killed_without_notice_goes_on_elsewhere(world: FakeVast, tmp_path: Path) -> None:
     """The box is started to be read, never to train, and destroyed at the end."""
     with a_run(world, tmp_path) as moving:
@@ -233,6 +259,7 @@ def test_f18_a_run_whose_spot_box_was_killed_without_notice_goes_on_elsewhere(wo
         assert reached - again < 10 + 2, "saved every 10 steps, so at most those are done again"
 
 
+@pytest.mark.slow
 def test_f18_a_killed_box_that_cannot_be_started_keeps_its_disk_and_nothing_is_left_rented(
     world: FakeVast, tmp_path: Path
 ) -> None:
@@ -246,6 +273,7 @@ def test_f18_a_killed_box_that_cannot_be_started_keeps_its_disk_and_nothing_is_l
         moving.check_journal()
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_by_itself_before_it_is_drained_is_left_where_it_is(world: FakeVast, tmp_path: Path) -> None:
     with a_run(world, tmp_path, steps=400) as moving:
         with pytest.raises(RunOverError, match="ended by itself"):
@@ -374,6 +402,7 @@ def told(arguments: list[str]) -> int:
     return int(str(ended.value.code or 0))
 
 
+@pytest.mark.slow
 def test_the_command_refuses_what_does_not_pay_with_its_figures_and_moves_when_forced(
     world: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,7 @@ def one_round(moving: Moving, row: int, moment: str, then: str) -> str:
     return f"{crash.rows[-1]:22} {moment:6} {then:20} {'moved' if moved else 'stayed'}"
 
 
+@pytest.mark.slow
 def test_a_migration_writes_the_rows_that_are_crashed_at(world: FakeVast, tmp_path: Path) -> None:
     with a_run(world, tmp_path) as moving:
         count = CrashAt(10**9)
