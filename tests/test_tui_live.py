@@ -472,3 +472,17 @@ async def test_the_whole_log_opens_and_a_chosen_eval_moves_the_cursor(tmp_path):
         pilot.app.screen.dismiss(300)
         await until(lambda: isinstance(pilot.app.screen, LiveScreen), pilot)
         assert spec(pilot.app).cursor == 300
+
+
+async def test_the_list_of_runs_is_one_screen_however_often_it_is_asked_for(monkeypatch):
+    app = app_with(frozen(snapshot()), open_first=False)
+    monkeypatch.setattr(type(app.session), "known", lambda self: [])
+    async with app.run_test(size=BIG) as pilot:
+        await until(lambda: app.screen.query_one(DataTable).row_count == 1, pilot)
+        depth = len(app.screen_stack)
+        for _ in range(3):
+            await pilot.press("enter")
+            await until(lambda: isinstance(app.screen, LiveScreen), pilot)
+            await pilot.press("R")
+            await until(lambda: not isinstance(app.screen, LiveScreen), pilot)
+        assert len(app.screen_stack) == depth

@@ -192,7 +192,11 @@ class TunewatchApp(App[None]):
         """The list of runs."""
         from tui.screens.runs import RunsScreen
 
-        self.push_screen(RunsScreen())
+        if any(isinstance(screen, RunsScreen) for screen in self.screen_stack):
+            while not isinstance(self.screen, RunsScreen):
+                self.pop_screen()
+        else:
+            self.push_screen(RunsScreen())
 
     def action_show_offers(self) -> None:
         """The market."""

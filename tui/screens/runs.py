@@ -147,9 +147,10 @@ class RunsScreen(Screen[None]):
         table.display = bool(self.rows)
         self.query_one("#preview").set_class(not self.rows, "-empty")
         self.query_one("#preview").display = bool(self.rows) and not self.has_class("-short")
+        noun = "run" if len(self.rows) == 1 else "runs"
         running = sum(1 for r in self.rows.values() if r.state == "running")
         count = f"{len(shown)} of {len(self.rows)}" if len(shown) < len(self.rows) else f"{len(self.rows)}"
-        self.query_one("#head", Static).update(f"tunewatch   {count} runs, {running} running, by {self.order}")
+        self.query_one("#head", Static).update(f"tunewatch   {count} {noun}, {running} running, by {self.order}")
         self._preview()
 
     def _at_cursor(self) -> str | None:
