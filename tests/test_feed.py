@@ -64,7 +64,10 @@ def test_a_tail_gives_each_byte_once_and_begins_anew_for_another_file(tmp_path: 
     assert (tail.reader.data, tail.generation) == (b"rotated " * 500, 2)
 
 
-def test_f19_a_large_log_is_read_in_slices_and_says_how_far_it_is(tmp_path: Path) -> None:
+def test_f19_a_large_log_is_read_in_slices_and_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remote.feed._READ_S", 0.01)
     log = tmp_path / "log.txt"
     frame = b"\r 10%|#         | 100/1000 [00:10<01:30, 10.00it/s]"
     ugly = b"\n" + b"x" * 1_000_000 + b"\n\xff\xfe\x00\n"
