@@ -66,7 +66,7 @@ def spark(values: Sequence[float], width: int = 12) -> str:
     >>> spark([3.0, 2.0, 1.0])
     '█▅▁'
     """
-    shown = [v for v in values][-width:]
+    shown = list(values)[-width:]
     finite = [v for v in shown if math.isfinite(v)]
     if not finite:
         return ""

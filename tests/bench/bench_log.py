@@ -114,14 +114,14 @@ def main() -> None:
             "us",
         )
 
-        del reader, history
         tracemalloc.start()
         small = LogReader()
         with path.open("rb") as file:
             small.feed(file.read(size // 4))
         quarter = tracemalloc.get_traced_memory()[0] / 1e6
         tracemalloc.stop()
-        print(f"  memory after {megabytes / 4:.0f} MB of log: {quarter:.1f} MB, {len(small.history().evals)} evaluations")
+        seen = len(small.history().evals)
+        print(f"  memory after {megabytes / 4:.0f} MB of log: {quarter:.1f} MB, {seen} evaluations")
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ def complaints(history: RunHistory, truth: dict[str, Any]) -> list[str]:
             found.append(f"evaluation at {read_.step}, should be {true['step']}")
         if read_.printed != true["printed"] or not _same(read_.eval_loss, float(true["printed"])):
             found.append(f"{read_.printed} read as {read_.eval_loss}, printed was {true['printed']}")
-        if true["eval_runtime"] is not None and read_.eval_runtime is not None:
-            if not math.isclose(read_.eval_runtime, true["eval_runtime"], rel_tol=1e-3, abs_tol=1e-4):
-                found.append(f"runtime {read_.eval_runtime}, should be {true['eval_runtime']}")
+        timed = true["eval_runtime"] is not None and read_.eval_runtime is not None
+        if timed and not math.isclose(read_.eval_runtime or 0, true["eval_runtime"], rel_tol=1e-3, abs_tol=1e-4):
+            found.append(f"runtime {read_.eval_runtime}, should be {true['eval_runtime']}")
     if history.max_steps != truth["max_steps"] and (truth["steps_in_log"] or history.max_steps is not None):
         found.append(f"max_steps {history.max_steps}, should be {truth['max_steps']}")
     low, high = truth["last_step"]
