@@ -11,7 +11,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from remote.arming import Wishes
 from remote.bootstrap import Phases
 from remote.checkpoint_transfer import Cargo, SourceSpoiledError, carry, carry_file
 from remote.deeds import DeedStep
@@ -24,7 +23,7 @@ from remote.remote_run import start_run
 from remote.stop import stop_run
 from remote.target import Target
 from remote.transport import Transport, shell_path
-from runner.box.limits import RELEASE
+from runner.box.limits import LEASE, RELEASE
 from runner.errors import (
     NotFoundError,
     ProviderError,
@@ -58,7 +57,9 @@ class NoProgressError(ProviderError):
 def drain(move: Move, note: Note) -> dict[str, Any]:
     """M7: no trainer of the old epoch lives when this returns, and what it saved last is named."""
     desk, data = move.desk, move.deed.data
-    facts: dict[str, Any] = {"drain_at": data.get("drain_at") or desk.clock()}
+    facts: dict[str, Any] = {}
+    _limits(move, note)
+    facts["drain_at"] = data.get("drain_at") or desk.clock()
     begun = desk.mono()
     first = Cargo.from_json(data["cargo"])
     try:
@@ -81,6 +82,27 @@ def drain(move: Move, note: Note) -> dict[str, Any]:
         note.detail += f"; passed over {torn[0]}"
     return {**facts, "cargo2": last.to_json(), "old_alive": True, "lost_steps": lost, "stopped_step": at,
             "drain_s": desk.mono() - begun}  # fmt: skip
+
+
+def _limits(move: Move, note: Note, *, idle: bool = False) -> None:
+    """Give the guard of the new box the run's own limits, before training stands still: it looks every few seconds.
+
+    A deadline is a moment and does not begin anew with a new box. That of idleness would count the time in which the
+    box was made ready, so it is set once the trainer has done steps.
+    """
+    wishes, desk = move.request.launch.wishes, move.desk
+    row, old = move.row(move.new_id), desk.journal.box(move.old_id)
+    if row is None:
+        raise UnreachableError(f"Instance {move.new_id} is gone.")
+    host = move.host(move.new_id)
+    at = old.data.get("deadline_at") if old is not None else None
+    left = None
+    if wishes.deadline_s is not None and isinstance(at, (int, float)):
+        left = from_now(host, move.new_dir, max(1.0, at - desk.clock()))
+    # the lease counts from its last change
+    host.put(f"{desk.clock()}".encode(), f"{move.new_dir}/{LEASE}")
+    wishes = replace(wishes, deadline_s=left, idle_s=wishes.idle_s if idle else None)
+    arm_guard(move, row, host, move.new_dir, wishes, note)
 
 
 def _stopped(move: Move, host: Transport, note: Note) -> Status | None:
@@ -182,14 +204,10 @@ def _carry_files(move: Move, note: Note) -> dict[str, int]:
 
 
 def start(move: Move, note: Note) -> dict[str, Any]:
-    """M9: give the guard the run's own limits and start the trainer, unless one of this epoch lives already."""
+    """M9: start the trainer, unless one of this epoch lives already."""
     desk = move.desk
-    row = move.row(move.new_id)
     host, box = move.host(move.new_id), move.box(move.new_id)
-    if row is None:
-        raise UnreachableError(f"Instance {move.new_id} is gone.")
-    wishes = _wishes_left(move, host)
-    arm_guard(move, row, host, move.new_dir, wishes, note)
+    # from now on there is something on this disk that the guard must not throw away
     host.run(f"rm -f {shell_path(f'{move.new_dir}/{RELEASE}')}", timeout=20.0)
     cargo = Cargo.from_json(move.deed.data["cargo2"])
     status = move.status(move.new_id, move.new_dir)
@@ -212,21 +230,11 @@ def start(move: Move, note: Note) -> dict[str, Any]:
     old = desk.journal.box(move.old_id)
     fields = {
         "state": "running", "run_dir": move.new_dir, "guard": "watching", "epoch": move.request.epoch,
-        "budget_usd": wishes.budget_usd, "ssh_kind": move.deed.data.get("ssh_kind"),
+        "budget_usd": move.request.launch.wishes.budget_usd, "ssh_kind": move.deed.data.get("ssh_kind"),
         "deadline_at": old.data.get("deadline_at") if old is not None and deadline is not None else None,
     }  # fmt: skip
     desk.journal.put_box(move.new_id, **fields)
     return {"started_at": desk.clock()}
-
-
-def _wishes_left(move: Move, host: Transport) -> Wishes:
-    """The run's limits as they stand now: a deadline is a moment and does not begin anew with a new box."""
-    wishes = move.request.launch.wishes
-    old = move.desk.journal.box(move.old_id)
-    at = old.data.get("deadline_at") if old is not None else None
-    if wishes.deadline_s is None or not isinstance(at, (int, float)):
-        return replace(wishes, deadline_s=None)
-    return replace(wishes, deadline_s=from_now(host, move.new_dir, max(1.0, at - move.desk.clock())))
 
 
 # -- M10 --------------------------------------------------------------------------------------------------------------
@@ -312,6 +320,12 @@ def _progress(host: Transport, path: str, since: int, begin: int) -> tuple[int, 
 def destroy_old(move: Move, note: Note) -> dict[str, Any]:
     """M11: fetch what the old box alone has (the best checkpoint), then destroy it and prove it."""
     facts = _best(move, note)
+    if move.request.launch.wishes.idle_s is not None:
+        try:
+            _limits(move, note, idle=True)
+        except TunewatchError as error:
+            # the other limits stand; an old box that is kept for this one would bill
+            facts["idle_not_set"] = error.message
     state = destroy(move.desk, move.deed, move.old_id, note, label=move.request.old_label)
     if state != "destroyed":
         raise UnconfirmedError(

@@ -93,7 +93,9 @@ def test_a_run_moves_and_its_curve_goes_on_as_if_nothing_had_happened(world: Fak
             codes.append(host.run(f"sh {shlex.quote(str(old_dir))}/start.sh >/dev/null 2>&1", timeout=30).rc)
             host.close()
 
-        result = move_with(moving, At("M10 done", zombie))
+        asked = moving.request().launch
+        asked = replace(asked, wishes=replace(asked.wishes, idle_s=1800.0))
+        result = move_with(moving, At("M10 done", zombie), launch=asked)
         assert result.state == "running"  # type: ignore[attr-defined]
         assert codes == [12]
         (new,) = moving.made()
@@ -115,7 +117,7 @@ def test_a_run_moves_and_its_curve_goes_on_as_if_nothing_had_happened(world: Fak
         assert set(said["pause_parts"]) == {"save", "delta", "load"}  # type: ignore[call-overload]
         assert said["pause_s"] == pytest.approx(sum(said["pause_parts"].values()), abs=0.5)  # type: ignore[attr-defined]
         guard = json.loads((new_dir / "guard.json").read_text())
-        assert guard["budget_usd"] == 2.0
+        assert (guard["budget_usd"], guard["idle_s"]) == (2.0, 1800.0)
         assert 0 < guard["deadline_s"] < 3700, "the run's own deadline, and not a new one"
         assert not (new_dir / "guard.release").exists()
 
