@@ -23,6 +23,11 @@ LIMIT = 16384
 _SEGMENT = re.compile(
     rb"[\r\n](?: *+\d++%\|[^|\r\n]{0,4000}+\| (\d{1,12}+)/(\d{1,12}+) \[([0-9:]{4,12}+)<([^\]\r\n]{0,200}+)\])?+"
 )
+_SEGMENTS = re.compile(
+    # the same with the rest of the segment, for all segments of a piece at once: only a line feed is captured
+    rb"(?:\r|(\n))(?: *+\d++%\|[^|\r\n]{0,4000}+\| (\d{1,12}+)/(\d{1,12}+) \[([0-9:]{4,12}+)<([^\]\r\n]{0,200}+)\])?+"
+    rb"([^\r\n]*+)"
+)
 _FRAME = re.compile(
     # the same bar in other clothes: behind colour codes, without blocks (Colab), or cut off by a narrow terminal
     rb" *\d{1,3}%(?:\|[^|\r\n]{0,4000}\|?)? +(\d{1,12})/(\d{1,12}) \[((?:\d+ days?, )?[\d:]{4,12})<"
@@ -106,27 +111,28 @@ class Scanner:
 
     def _many(self, data: bytes, first: int, last: int) -> None:
         """Report the complete segments between two delimiters; the hot loop."""
-        frame, newline = self._sink.frame, self._sink.newline
-        begin, here, framed, drawn = first, first, False, self._drawn_after
-        for found in _SEGMENT.finditer(data, first, last):
-            start, end = found.span()
-            opening = data[start]
-            if start != here:
+        frame, newline, gap = self._sink.frame, self._sink.newline, self._gap
+        framed, begin, drawn = False, _CR, self._drawn_after
+        left = b""
+        for fed, n, total, elapsed, rest, text in _SEGMENTS.findall(data, first, last):
+            if left:
                 self._drawn_after = drawn
-                self._gap(data[here:start], framed, data[begin], opening, _NOTHING)
+                gap(left, framed, begin, _LF if fed else _CR, _NOTHING)
                 drawn = self._drawn_after
-            if opening == _LF:
+            if fed:
+                begin = _LF
                 newline()
-            n, total, elapsed, rest = found.groups()
-            if n is None:
-                framed = False
             else:
-                framed, drawn = True, opening
+                begin = _CR
+            if n:
+                framed, drawn = True, begin
                 frame(n, total, elapsed, rest)
-            begin, here = start, end
+            else:
+                framed = False
+            left = text
         self._drawn_after = drawn
-        if here != last:
-            self._gap(data[here:last], framed, data[begin], data[last], _NOTHING)
+        if left:
+            gap(left, framed, begin, data[last], _NOTHING)
 
     def _finish(self, segment: bytes, closing: int) -> None:
         """Report what was not yet reported of one complete segment."""
