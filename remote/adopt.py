@@ -119,7 +119,7 @@ def adopt(
             box={"run": run, "label": row.label, "state": "running", "adopted": True, "run_dir": found["target"],
                  "dph_total": row.dph_total, "inet_up_cost": row.inet_up_cost, "inet_down_cost": row.inet_down_cost,
                  "gpu_name": row.gpu_name, "machine_id": row.machine_id, "budget_usd": wishes.budget_usd,
-                 "deadline_at": deadline, "lease_s": wishes.lease_s},
+                 "deadline_at": deadline, "lease_s": wishes.lease_s, "idle_s": wishes.idle_s},
         )  # fmt: skip
     found["bill"] = bill(desk.journal, instance_id, desk.clock(), current=row).to_json()
     return desk.result(ok=True, state="running", run=run, instance_id=instance_id), found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -185,9 +185,12 @@ def _document(raw: bytes) -> dict[str, Any]:
     return {}
 
 
-def enforce(desk: Desk, end: Callable[[Overdue], None]) -> list[Overdue]:
-    """End what is overdue, by the function given; one that fails does not keep the others."""
-    late = overdue(desk.journal, desk.clock())
+def enforce(desk: Desk, end: Callable[[Overdue], None], also: Iterable[Overdue] = ()) -> list[Overdue]:
+    """End what is overdue, by the function given; one that fails does not keep the others.
+
+    `also` are boxes past a limit that the journal alone cannot see, such as an idle GPU.
+    """
+    late = list({box.instance: box for box in (*also, *overdue(desk.journal, desk.clock()))}.values())
     for box in late:
         try:
             end(box)

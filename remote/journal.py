@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -326,6 +326,9 @@ class Journal:
                 "SELECT id, stop, status, gpu_usd_h, disk_usd_h FROM meter WHERE instance=? ORDER BY id DESC LIMIT 1",
                 (row.instance,),
             ).fetchone()
+            if last is not None and row.start < last[1]:
+                # another process metered the same box a moment ago: the time is counted once
+                row = replace(row, start=last[1], stop=max(row.stop, last[1]))
             same = last is not None and last[1] == row.start and last[2:] == (row.status, row.gpu_usd_h, row.disk_usd_h)
             if same:
                 db.execute("UPDATE meter SET stop=? WHERE id=?", (row.stop, last[0]))

@@ -271,6 +271,7 @@ def _arm(
             "guard": "watching",
             "budget_usd": request.wishes.budget_usd,
             "lease_s": request.wishes.lease_s,
+            "idle_s": request.wishes.idle_s,
             "deadline_at": None if deadline is None else desk.clock() + deadline,
         },
     )

@@ -10,6 +10,7 @@
     idle       every GPU has done nothing for five minutes while the run trains
     disk       the disk of the box fills
     warning    a sentence of the reader of log or link
+    billing    something about what is rented: past its limit, ended, a guard that fails (told by tui.rental_alerts)
 
 Rules of this file: what *happened* is told when it is seen to happen, never at the first look at a run, which shows old
 news; what *is* wrong now (link, budget, idle, disk) is told at the first look too. Nothing is told twice: a trouble is
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 Severity = Literal["information", "warning", "error"]
 Kind = Literal[
     "fired", "best", "nan", "crashed", "finished", "stopped", "state",
-    "link", "budget", "upload", "idle", "disk", "warning",
+    "link", "budget", "upload", "idle", "disk", "warning", "billing",
 ]  # fmt: skip
 
 LINK_S = 120.0
