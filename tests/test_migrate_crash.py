@@ -130,7 +130,7 @@ def test_killed_at_rows_all_over_a_migration_it_converges_with_one_trainer_and_o
     world: FakeVast, tmp_path: Path
 ) -> None:
     with a_run(world, tmp_path, step_s=0.03) as moving:
-        for row, moment, then in rounds(20260215, 8):
+        for row, moment, then in rounds(20260215, 6):
             one_round(moving, row, moment, then)
 
 
