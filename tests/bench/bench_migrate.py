@@ -3,9 +3,9 @@
     name  ours  reference  ours / reference
 
 `laptop` is compared with scp through this machine in two commands, which is what a person does, and with `scp -3`,
-which joins two C processes; `direct` with an scp from box to box. Ours compares every sha256 where it arrives, scp does
-not; `direct` makes a key first, about half a second that a small checkpoint feels. The reference of the pause is its own
-parts: saving, the last delta, loading.
+which joins two C processes; `direct` with an scp from box to box. Ours compares every sha256 where it arrives, scp
+does not; `direct` makes a key first, about half a second that a small checkpoint feels. The reference of the pause is
+its own parts: saving, the last delta, loading.
 """
 
 from __future__ import annotations
