@@ -8,15 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
+from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.message import Message
 from textual.screen import Screen
+from textual.signal import Signal
 
 from runner.errors import TunewatchError
 from tui.axes import Marker
 from tui.chart import Palette
 from tui.keys import KEYS, bindings
+from tui.rental_view import RentalSnapshot
 from tui.session import Session, WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.themes import DEFAULT_THEME, THEMES, palette_of
@@ -24,6 +27,7 @@ from tui.themes import DEFAULT_THEME, THEMES, palette_of
 if TYPE_CHECKING:
     from tui.alerts import Event
     from tui.notices import Notices
+    from tui.rentals import Rentals
 
 
 @dataclass
@@ -35,6 +39,13 @@ class SnapshotArrived(Message):
     def can_replace(self, message: Message) -> bool:
         """A newer snapshot of one run takes the place of one that was not shown yet."""
         return isinstance(message, SnapshotArrived) and message.snapshot.target == self.snapshot.target
+
+
+@dataclass
+class RentalArrived(Message):
+    """What bills was looked at."""
+
+    rental: RentalSnapshot
 
 
 @runtime_checkable
@@ -58,6 +69,10 @@ class TunewatchApp(App[None]):
         self.first = plan
         self.marker: Marker = marker or default_marker()
         self.snapshots: dict[str, RunSnapshot] = {}
+        self.rental: RentalSnapshot | None = None
+        """What is rented; None before it was looked at, and where nothing is."""
+        self.rental_changed: Signal[RentalSnapshot] = Signal(self, "rental")
+        self._rentals: Rentals | None = None
         self._notices: Notices | None = None
         self._palette: tuple[str, Palette] | None = None
         for theme in THEMES:
@@ -100,6 +115,7 @@ class TunewatchApp(App[None]):
         gc.enable()
         self.notices.begin()
         self.session.start(self._post_snapshot)
+        self._watch_rentals()
         if self.session.notice:
             self.notify(self.session.notice, severity="warning", timeout=10)
 
@@ -116,6 +132,28 @@ class TunewatchApp(App[None]):
             if isinstance(screen, ShowsRuns):
                 screen.take(snapshot)
 
+    def _watch_rentals(self) -> None:
+        """Look at what bills and end what is past its limit, whatever screen is open."""
+        from tui.commands.common import read_only
+        from tui.rentals import Rentals
+
+        def post(rental: RentalSnapshot) -> None:
+            if self.is_running:
+                self.post_message(RentalArrived(rental))
+
+        self._rentals = Rentals(post, read_only=read_only())
+        self._rentals.start()
+
+    @on(RentalArrived)
+    def _rental_arrived(self, message: RentalArrived) -> None:
+        self.show_rental(message.rental)
+
+    def show_rental(self, rental: RentalSnapshot) -> None:
+        """Tell what is new about what is rented, and hand it to the top line of every screen."""
+        self.rental = rental
+        self.notices.take_rental(rental)
+        self.rental_changed.publish(rental)
+
     def open_run(self, plan: WatchPlan) -> None:
         """Show a run, and begin to watch it if nobody does yet."""
         from tui.screens.live import LiveScreen
@@ -130,6 +168,8 @@ class TunewatchApp(App[None]):
 
     def on_unmount(self) -> None:
         """Give the terminal its title back; let what waits be sent."""
+        if self._rentals is not None:
+            self._rentals.stop()
         if self._notices is not None:
             self._notices.end()
 

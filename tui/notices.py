@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from runner.errors import TunewatchError
 from tui.alerts import Alerts, Event, Volume, look_at
+from tui.rental_alerts import RentalAlerts
+from tui.rental_view import RentalSnapshot
 from tui.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ class Notices:
         """Oldest first."""
         self._app = app
         self._alerts = Alerts()
+        self._rentals = RentalAlerts()
         self._courier: Courier | None = None
         self._title = ""
 
@@ -53,6 +56,11 @@ class Notices:
             if title != self._title:
                 self._title = title
                 self._to_terminal(title)
+
+    def take_rental(self, rental: RentalSnapshot) -> None:
+        """Tell what is new about what is rented."""
+        for event in self._rentals.take(rental):
+            self._tell(event)
 
     def _tell(self, event: Event) -> None:
         self.events.append(event)

@@ -16,6 +16,7 @@ from tui.axes import ChartSpec, Role, Series
 from tui.curves import GUTTER, CurveCache, View
 from tui.run_rows import MARKS
 from tui.snapshot import RunSnapshot
+from tui.widgets.billing import Head
 from tui.widgets.chart_pane import ChartPane
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class CompareScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Head, legend, two charts."""
-        yield Static("comparison", id="head", markup=False)
+        yield Head("comparison")
         yield Static("", id="legend", markup=False)
         yield ChartPane(id="eval")
         yield ChartPane(id="loss")

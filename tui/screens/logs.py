@@ -30,6 +30,7 @@ from tui.logindex import Change, LogIndex
 from tui.logscan import Filter, Search, StepSearch
 from tui.logtext import Pattern, compile_pattern
 from tui.logwork import LogWork, Report, save_lines
+from tui.widgets.billing import Head
 from tui.widgets.log_view import LogView
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class LogsScreen(Screen[int | None]):
 
     def compose(self) -> ComposeResult:
         """Where, the lines, what was asked, how it stands."""
-        yield Static(id="where", markup=False)
+        yield Head(of="where")
         yield LogView(self.index, id="log")
         yield Static(id="none", markup=False)
         yield Static(id="fault", markup=False)

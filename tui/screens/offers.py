@@ -16,6 +16,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 from tui.keys import bindings
 from tui.offer_rows import COLUMNS, SORTS, cells, front, offer_fields
 from tui.snapshot import QuoteRow, RunSnapshot
+from tui.widgets.billing import Head
 
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
@@ -50,7 +51,7 @@ class OffersScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """One table."""
-        yield Static("", id="head", markup=False)
+        yield Head()
         yield Input(placeholder="gpu:H100 price<1 vram>=40", id="filter")
         yield Static("", id="trouble", markup=False)
         table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=False, fixed_columns=1)

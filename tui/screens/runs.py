@@ -21,6 +21,7 @@ from tui.keys import bindings
 from tui.run_rows import COLUMNS, MARKS, RunRow, cells, sort_key
 from tui.session import WatchPlan
 from tui.snapshot import RunSnapshot
+from tui.widgets.billing import Head
 from tui.widgets.chart_pane import ChartPane
 from tui.widgets.panes import TextPane
 
@@ -60,7 +61,7 @@ class RunsScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """The list over the preview."""
-        yield Static("tunewatch", id="head", markup=False)
+        yield Head("tunewatch")
         yield Input(placeholder="state:running gpu:A100 loss<1.2", id="filter")
         yield Static("", id="trouble", markup=False)
         yield Static(WELCOME, id="nothing", markup=False)

@@ -7,6 +7,7 @@ time left and the dollars are never cut.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -17,7 +18,11 @@ from textual.widget import Widget
 
 from runner.autostop import Phase
 from tui import words
+from tui.rental_view import RentalSnapshot
 from tui.snapshot import RunSnapshot
+
+if TYPE_CHECKING:
+    from tui.app import TunewatchApp
 
 STATE_GLYPHS = {
     "starting": "◌",
@@ -91,8 +96,8 @@ def fit(parts: list[Part], width: int) -> list[tuple[str, Part]]:
     return [(parts[i].forms[form], parts[i]) for i, form in sorted(chosen.items())]
 
 
-def parts(snapshot: RunSnapshot) -> list[Part]:
-    """The parts of the line for one snapshot."""
+def parts(snapshot: RunSnapshot, rental: RentalSnapshot | None = None) -> list[Part]:
+    """The parts of the line for one snapshot, and for what bills at this moment where something does."""
     history = snapshot.history
     colour = STATE_COLOURS[snapshot.state]
     glyph = STATE_GLYPHS[snapshot.state]
@@ -111,6 +116,8 @@ def parts(snapshot: RunSnapshot) -> list[Part]:
         out.append(Part((words.per_step(snapshot.step_s),), "secondary", 20))
     out.append(_eta(snapshot))
     out.append(_money(snapshot))
+    if rental is not None and rental.forms:
+        out.append(Part(rental.forms, rental.colour, 70, bold=True))
     link = snapshot.link
     dot = {"live": "●", "stale": "◐", "reconnecting": "◌", "offline": "○"}[link.word]
     said = link.word if link.age_s is None else f"{link.word} {words.age(link.age_s)}"
@@ -159,6 +166,16 @@ class StatusLine(Widget):
     """
 
     snapshot: reactive[RunSnapshot | None] = reactive(None)
+    rental: reactive[RentalSnapshot | None] = reactive(None)
+
+    def on_mount(self) -> None:
+        """What bills comes from the application, whatever run is shown."""
+        control = cast("TunewatchApp", self.app)
+        control.rental_changed.subscribe(self, self._rental)
+        self.rental = control.rental
+
+    def _rental(self, rental: RentalSnapshot) -> None:
+        self.rental = rental
 
     def on_resize(self, event: Resize) -> None:
         """A new width is a new choice of forms."""
@@ -170,7 +187,7 @@ class StatusLine(Widget):
             return Text("reading …", style="dim")
         variables = self.app.theme_variables
         line = Text(no_wrap=True, overflow="crop", end="")
-        for number, (form, part) in enumerate(fit(parts(self.snapshot), self.size.width)):
+        for number, (form, part) in enumerate(fit(parts(self.snapshot, self.rental), self.size.width)):
             style = variables.get(part.colour, "") + (" bold" if part.bold else "")
             line.append((GAP if number else ""), "").append(form, style.strip())
         return line
