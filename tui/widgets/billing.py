@@ -27,6 +27,8 @@ class Billing(Static):
 
     def on_mount(self) -> None:
         """Show what is known, then what changes."""
+        if not hasattr(self.app, "rental_changed"):
+            return  # a screen shown by itself, without the control room around it
         control = cast("TunewatchApp", self.app)
         control.rental_changed.subscribe(self, self.show_rental)
         control.theme_changed_signal.subscribe(self, lambda _: self.show_rental(control.rental))
