@@ -15,6 +15,7 @@ from tui.snapshot import Feed, RuleChoice, RunSnapshot, SnapshotMaker
 
 if TYPE_CHECKING:
     from estimator.offer import Offer
+    from tui.calibrating import Calibrating
     from tui.run_rows import RunRow
 
 THIS_MACHINE = "this machine"
@@ -56,6 +57,7 @@ class Session:
     _front: str | None = None
     _post: Callable[[RunSnapshot], None] | None = None
     _waiting: list[WatchPlan] = field(default_factory=list)
+    _bets: Calibrating | None = None
 
     def start(self, post: Callable[[RunSnapshot], None]) -> None:
         """Begin to poll what was asked for so far; `post` is called from the polling threads."""
@@ -117,9 +119,19 @@ class Session:
             self.offers,
             here,
             here.dph if here is not None and plan.dph is None else dph,
+            # what is replayed, or read by a test's own feed, is nothing that came true
+            self._book() if self.make_feed is None and not self.recorded else None,
         )
         host = THIS_MACHINE if local else f"{target.kind} {target.host or target.instance_id or ''}"
         return host, Watch(open_feed, maker)
+
+    def _book(self) -> Calibrating:
+        """The bets of all runs, one book for the session."""
+        if self._bets is None:
+            from tui.calibrating import Calibrating
+
+            self._bets = Calibrating()
+        return self._bets
 
     def known(self) -> list[RunRow]:
         """Every run known here, the newest first. Reads files: not for the screen's thread."""

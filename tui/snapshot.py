@@ -17,6 +17,7 @@ from runner.history import RunHistory, RunState
 if TYPE_CHECKING:
     from estimator.offer import Offer
     from remote.forecast import RunForecast
+    from tui.calibrating import Calibrating
 
 LinkWord = Literal["live", "stale", "reconnecting", "offline"]
 DEFAULT_RULE = StopRule()
@@ -169,13 +170,19 @@ class SnapshotMaker:
     offers: Sequence[Offer] = ()
     here: Offer | None = None
     dph: float | None = None
+    book: Calibrating | None = None
+    """Keeps the forecast's bets; None for what is not to be remembered."""
     _last: RunSnapshot | None = None
+    _live: bool = False
+    """Whether the last look showed all there was of a run that goes on."""
 
     def make(self, read: Any, *, at: float, tail: tuple[str, ...] = ()) -> RunSnapshot:
         """Join a `FeedState` with verdict and forecast. `at` is the monotonic time of the reading, in seconds."""
         history: RunHistory = read.history
         known = self._last is not None and self._last.history is history
-        base = self._last if known and self._last is not None else self._judged(history)
+        whole = bool(getattr(read, "caught_up", True))
+        base = self._last if known and self._last is not None else self._judged(history, whole)
+        self._live = whole and history.ended is None
         snapshot = replace(
             base,
             state=read.state,
@@ -184,7 +191,7 @@ class SnapshotMaker:
             health=_as_mapping(read.health),
             log_path=str(read.log_path) if read.log_path else None,
             tail=tail,
-            warnings=tuple(dict.fromkeys((*read.warnings, *history.warnings))),
+            warnings=tuple(dict.fromkeys((*self._unkept(), *read.warnings, *history.warnings))),
             at=at,
         )
         if snapshot.ended:
@@ -192,11 +199,40 @@ class SnapshotMaker:
         self._last = snapshot
         return snapshot
 
-    def _judged(self, history: RunHistory) -> RunSnapshot:
+    def _unkept(self) -> tuple[str, ...]:
+        return (self.book.trouble,) if self.book is not None and self.book.trouble else ()
+
+    def _forecast(self, history: RunHistory, rule: StopRule, declared: bool, whole: bool) -> RunForecast:
+        """The forecast as wide as past bets ask for; it is a bet itself where the run obeys the rule."""
+        from estimator.workload import Workload
+        from remote.forecast import forecast_run
+
+        here, book = self.here, self.book
+        if book is None:
+            return forecast_run(history, rule, self.offers, dph=self.dph or None, here=here)
+        recipe = book.recipe(self.target)
+        forecast = forecast_run(
+            history,
+            rule,
+            self.offers,
+            dph=self.dph or None,
+            here=here,
+            workload=Workload(recipe=recipe),
+            widen=book.widen(),
+            own_runs=book.own_runs(),
+        )
+        if declared and whole:
+            book.follow(history, forecast.stop)
+        if self._live and history.ended in ("finished", "stopped") and here is not None and forecast.throughput:
+            # only an end that was seen: a run that is opened again would be counted again
+            book.note_rate(recipe, here.gpu, forecast.throughput.effective_sps)
+        return forecast
+
+    def _judged(self, history: RunHistory, whole: bool) -> RunSnapshot:
         from remote.forecast import forecast_run
 
         rule, declared = self.choice.over(history.rule)
-        forecast = forecast_run(history, rule, self.offers, dph=self.dph or None, here=self.here)
+        forecast = self._forecast(history, rule, declared, whole)
         other = None
         if history.rule is None and self.choice.count_from is None:
             swapped = replace(rule, count_from="start" if rule.count_from == "min_steps" else "min_steps")
