@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from remote.provider import (
@@ -79,6 +81,14 @@ class Limiter:
             self._free_at[endpoint] = max(self._free_at.get(endpoint, 0.0), self._clock() + seconds)
 
 
+def key_configured() -> bool:
+    """Whether there is a key where the SDK looks for one; it is neither read nor tried, and nothing is imported."""
+    if os.environ.get("VAST_API_KEY"):
+        return True
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return any(path.is_file() for path in (config / "vastai" / "vast_api_key", Path.home() / ".vast_api_key"))
+
+
 class VastProvider:
     """One account. Safe to share between threads: the SDK opens a session per request."""
 
@@ -100,6 +110,9 @@ class VastProvider:
 
         `url` (default TUNEWATCH_VAST_URL, then the provider's) is another API server. Time-outs are per request.
         """
+        if not hasattr(sys.stdout, "encoding"):
+            # a full-screen display stands in for stdout, and the package asks it for its encoding while it is imported
+            sys.stdout.encoding = "utf-8"  # type: ignore[misc]
         import vastai  # a second of imports: paid by the first command that talks to the provider
 
         # the package writes to stderr through this logger, which would tear up a full-screen display

@@ -19,6 +19,7 @@ from runner.errors import TunewatchError
 from tui.axes import Marker
 from tui.chart import Palette
 from tui.keys import KEYS, bindings
+from tui.market import LiveMarket
 from tui.rental_view import RentalSnapshot
 from tui.session import Session, WatchPlan
 from tui.snapshot import RunSnapshot
@@ -69,6 +70,7 @@ class TunewatchApp(App[None]):
         self.first = plan
         self.marker: Marker = marker or default_marker()
         self.snapshots: dict[str, RunSnapshot] = {}
+        self.market = LiveMarket()
         self.rental: RentalSnapshot | None = None
         """What is rented; None before it was looked at, and where nothing is."""
         self.rental_changed: Signal[RentalSnapshot] = Signal(self, "rental")

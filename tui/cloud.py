@@ -11,10 +11,6 @@ from remote.deeds import Progress, silent
 if TYPE_CHECKING:
     from remote.desk import Desk
 
-SEED_RATE = 0.349
-"""Steps/s, evals included, measured for stage 5 on an A100 SXM4 40 GB; the start of a quote before there is a run."""
-SEED_GPU = ("A100 SXM4", 40.0)
-
 
 @contextmanager
 def open_desk(progress: Progress = silent) -> Iterator[Desk]:

@@ -62,8 +62,52 @@ def bar(usd: tuple[float, float, float], most: float, width: int = BAR) -> str:
     return "".join(line)
 
 
-def cells(row: QuoteRow, stay: QuoteRow | None, most: float, colours: Mapping[str, str], on_front: bool) -> list[Text]:
-    """The cells of a row, one for each of COLUMNS."""
+LIMITS: Mapping[str, str] = {"p_under_budget": "under ${:g}", "p_before_deadline": "in {:.3g} h"}
+"""The chances that a quote can carry, and the titles of their columns; the number is the limit."""
+
+
+def titles(limits: Mapping[str, float]) -> list[tuple[str, str]]:
+    """The columns with the chances asked for, which stand beside the price."""
+    asked = [(name, LIMITS[name].format(limit)) for name, limit in limits.items()]
+    return [*COLUMNS[:2], *asked, *COLUMNS[2:]]
+
+
+def chance(row: QuoteRow, name: str) -> float | None:
+    """The probability to stay under a limit; None where the quote has none."""
+    value = row.document.get(name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def over(row: QuoteRow, limits: Mapping[str, float]) -> bool:
+    """Whether a limit is more likely missed than kept."""
+    return any(p < 0.5 for name in limits if (p := chance(row, name)) is not None)
+
+
+def cells(
+    row: QuoteRow,
+    stay: QuoteRow | None,
+    most: float,
+    colours: Mapping[str, str],
+    on_front: bool,
+    limits: Mapping[str, float] | None = None,
+) -> list[Text]:
+    """The cells of a row, one for each of `titles(limits)`; dim where a limit will probably be missed."""
+    asked = limits or {}
+    out = _plain_cells(row, stay, most, colours, on_front)
+    out[2:2] = [Text(_percent(chance(row, name)), justify="right") for name in asked]
+    if over(row, asked):
+        for cell in out:
+            cell.stylize("dim")
+    return out
+
+
+def _percent(p: float | None) -> str:
+    return "–" if p is None else "<1%" if 0 < p < 0.01 else ">99%" if 0.99 < p < 1 else f"{p:.0%}"
+
+
+def _plain_cells(
+    row: QuoteRow, stay: QuoteRow | None, most: float, colours: Mapping[str, str], on_front: bool
+) -> list[Text]:
     colour = colours.get("primary", "") if row.stay else colours.get("success", "") if on_front else ""
     head = f"stay: {row.gpu}" if row.stay else row.gpu
     delta = Text("", justify="right")

@@ -239,7 +239,7 @@ class SnapshotMaker:
             other = _ruling(history, swapped, forecast_run(history, swapped))
         spent = None if self.dph is None else self.dph * (history.elapsed_s or 0.0) / 3600
         over = history.ended is not None
-        stay = _row(forecast.stay, stay=True) if forecast.stay is not None and not over else None
+        stay = quote_row(forecast.stay, stay=True) if forecast.stay is not None and not over else None
         speed = forecast.throughput
         left = forecast.view.remaining
         return RunSnapshot(
@@ -257,7 +257,7 @@ class SnapshotMaker:
             eta_stop_s=forecast.eta_s,
             quotes=whole_run_quotes(history, self.offers)
             if over
-            else tuple(_row(q, offers=self.offers) for q in forecast.quotes),
+            else tuple(quote_row(q, offers=self.offers) for q in forecast.quotes),
             stay=stay,
             dph=self.dph,
             usd_spent=spent,
@@ -274,7 +274,7 @@ def whole_run_quotes(history: RunHistory, offers: Sequence[Offer]) -> tuple[Quot
     speed = throughput(run_view(history))
     if speed is None or not history.step:
         return ()
-    return tuple(_row(q, offers=offers) for q in scenario_quotes(history.step, speed.effective_sps, offers).quotes)
+    return tuple(quote_row(q, offers=offers) for q in scenario_quotes(history.step, speed.effective_sps, offers).quotes)
 
 
 def _ruling(history: RunHistory, rule: StopRule, forecast: RunForecast) -> Ruling:
@@ -285,7 +285,8 @@ def _ruling(history: RunHistory, rule: StopRule, forecast: RunForecast) -> Rulin
     return Ruling(rule, state, tuple(judge(rule, pairs)), projection)
 
 
-def _row(quote: Any, *, stay: bool = False, offers: Sequence[Offer] = ()) -> QuoteRow:
+def quote_row(quote: Any, *, stay: bool = False, offers: Sequence[Offer] = ()) -> QuoteRow:
+    """A quote of the estimator as a row, with what its offer says beside the price."""
     offer = next((o for o in offers if o.id == quote.offer_id), None)
     return QuoteRow(
         offer_id=str(quote.offer_id),

@@ -13,6 +13,7 @@ from remote.market import load_offers
 from runner.autostop import StopRule
 from runner.history import EvalPoint, Frame, Pause, RunHistory, StageResult, TrainPoint
 from tui.app import TunewatchApp
+from tui.market import LiveMarket
 from tui.poller import Watch
 from tui.session import Session, WatchPlan
 from tui.snapshot import LinkView, Projection, QuoteRow, RunSnapshot, SnapshotMaker
@@ -138,6 +139,7 @@ def app_with(*snapshots: RunSnapshot, open_first: bool = True, **options: Any) -
     """The application with these snapshots already known, opened on the first."""
     plan = WatchPlan(snapshots[0].target) if open_first and snapshots else None
     app = TunewatchApp(QuietSession(), plan=plan, **options)
+    app.market = LiveMarket(enabled=False)  # whatever keys the machine that tests may have
     for one in snapshots:
         app.snapshots[one.target] = one
     return app

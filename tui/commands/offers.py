@@ -60,9 +60,8 @@ def command(
     tunewatch offers --max-price 1 --min-vram 40
     tunewatch offers box:/root/run/log.txt --budget 5 --json
     """
-    from remote.hosts import HostsProvider
+    from remote.listing import read_market
     from remote.provider import Wanted
-    from remote.setup_times import setup_hours
     from remote.sizing import disk_gb
     from runner.config import load_recipe
     from tui.cloud import open_desk
@@ -73,12 +72,9 @@ def command(
         region=region, spot=interruptible, disk_gb=disk if disk is not None else disk_gb(recipe), num_gpus=gpus,
     )  # fmt: skip
     with open_desk() as desk:
-        market = desk.provider.search(wanted)
-        failed = desk.journal.excluded()
-        own = HostsProvider(desk.journal.home).search(wanted)
-        known = setup_hours(desk.journal.phases())
-    market = [*own, *(offer for offer in market if offer.machine_id not in failed)]
-    quotes = quote(market, recipe, target=target, rate=rate, budget=budget, deadline=deadline, setup=known)
+        listing = read_market(desk, wanted)
+    market = list(listing.offers)
+    quotes = quote(market, recipe, target=target, rate=rate, budget=budget, deadline=deadline, setup=listing.setup)
     by_id = {str(q["offer_id"]): q for q in quotes}
     order = {str(q["offer_id"]): place for place, q in enumerate(quotes)}
     market.sort(key=lambda offer: order.get(str(offer.id), len(order)))
@@ -104,29 +100,16 @@ def quote(
     deadline: str | None, setup: Mapping[int, float] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Quotes in the shape of `estimate --json`, cheapest first. `setup` has the hours a machine took before."""
-    from estimator.offer import Offer
-    from remote.forecast import forecast_run
-    from remote.sizing import workload
-    from runner.history import RunHistory
-    from tui.cloud import SEED_GPU, SEED_RATE, seconds_from_now
+    from remote.listing import as_offers, quote_offers
+    from tui.cloud import seconds_from_now
     from tui.commands.estimate import read_history
 
     if not market:
         return []
-    before = setup or {}
-    offers = [Offer.from_row({**offer.row, "setup_h": before.get(offer.machine_id)}) for offer in market]
     within = seconds_from_now(deadline)
-    work = workload(recipe, market[0].disk_gb)
-    here = None
-    if target is not None:
-        history = read_history(target)
-    else:
-        history = RunHistory(max_steps=recipe.train.max_steps, step=0, rule=recipe.stop_rule)
-        rate = rate or SEED_RATE
-        here = Offer(id="reference", gpu=SEED_GPU[0], dph=0.0, gpu_ram_gib=SEED_GPU[1], speed=1.0, setup_h=0.0)
-    forecast = forecast_run(
-        history, None, offers, here=here, budget=budget, deadline_h=None if within is None else within / 3600,
-        rate=rate, workload=work,
+    forecast = quote_offers(
+        as_offers(market, setup or {}), recipe, market[0].disk_gb, read_history(target) if target else None,
+        rate=rate, budget=budget, deadline_h=None if within is None else within / 3600,
     )  # fmt: skip
     rows = [q.to_json() for q in forecast.quotes]
     return sorted(rows, key=lambda row: row["usd"]["base"])
