@@ -323,6 +323,7 @@ def destroy_old(move: Move, note: Note) -> dict[str, Any]:
     if move.request.launch.wishes.idle_s is not None:
         try:
             _limits(move, note, idle=True)
+            move.desk.journal.put_box(move.new_id, idle_s=move.request.launch.wishes.idle_s)
         except TunewatchError as error:
             # the other limits stand; an old box that is kept for this one would bill
             facts["idle_not_set"] = error.message

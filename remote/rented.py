@@ -165,10 +165,12 @@ class IdleWatch:
         self._looked: dict[int, float] = {}
         self._steps: dict[int, int | None] = {}
 
-    def take(self, row: Instance, at: float, *, step: int | None = None) -> float:
-        """Seconds of idleness at `at` (monotonic). A box that says nothing of its GPU is not called idle."""
+    def take(self, row: Instance, at: float, *, step: int | None = None, begun: bool = True) -> float:
+        """Seconds of idleness at `at` (monotonic). A box that says nothing of its GPU is not called idle, nor is one
+        whose run has not `begun`: it is being made ready.
+        """
         before = self._looked.get(row.id)
-        working = row.status != "running" or row.gpu_util is None or row.gpu_util > IDLE_PERCENT
+        working = not begun or row.status != "running" or row.gpu_util is None or row.gpu_util > IDLE_PERCENT
         stepped = step is not None and step != self._steps.get(row.id)
         if before is None or at - before > BREAK_S or working or stepped:
             self._busy_at[row.id] = at
@@ -183,9 +185,10 @@ class IdleWatch:
         """Boxes past the idle limit they were rented with, the guard's first move granted."""
         found = []
         for row in rows:
-            idle = self.take(row, at, step=steps.get(row.id))
             box = journal.box(row.id)
-            limit = box.data.get("idle_s") if box is not None and box.state == "running" else None
+            begun = box is not None and box.state == "running"
+            idle = self.take(row, at, step=steps.get(row.id), begun=begun)
+            limit = box.data.get("idle_s") if box is not None and begun else None
             if box is not None and isinstance(limit, (int, float)) and idle > limit + SLACK_S:
                 why = f"its GPU has done nothing for {idle / 60:.0f} min, the limit is {limit / 60:.2g} min"
                 found.append(Overdue(row.id, box.run, why))

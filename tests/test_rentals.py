@@ -127,6 +127,18 @@ def test_an_idle_gpu_is_ended_after_its_limit_and_a_working_one_is_not(room: Roo
     assert box.destroyed is not None
 
 
+def test_the_time_in_which_a_box_is_made_ready_is_no_idleness(room: Room) -> None:
+    box = room.laptop.rent()
+    box.overrides["gpu_util"] = 0.0
+    journal = room.laptop.desk().journal
+    journal.put_box(box.id, idle_s=300.0, state="ready")
+    rentals = room.open()
+    room.rounds(rentals, 60)
+    journal.put_box(box.id, state="running")
+    room.rounds(rentals, 20)
+    assert room.ended == []
+
+
 def test_idleness_is_not_counted_over_steps_or_over_a_laptop_that_slept() -> None:
     row = Instance(7, "", "running", "running", gpu_util=0.0)
     watch = IdleWatch()
