@@ -85,8 +85,10 @@ def key_configured() -> bool:
     """Whether there is a key where the SDK looks for one; it is neither read nor tried, and nothing is imported."""
     if os.environ.get("VAST_API_KEY"):
         return True
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return any(path.is_file() for path in (config / "vastai" / "vast_api_key", Path.home() / ".vast_api_key"))
+    home = Path.home()
+    # whether the SDK heeds XDG_CONFIG_HOME depends on what else is installed beside it
+    folders = {home / ".config", Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")}
+    return any(path.is_file() for path in (home / ".vast_api_key", *(f / "vastai" / "vast_api_key" for f in folders)))
 
 
 class VastProvider:
