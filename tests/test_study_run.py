@@ -69,6 +69,17 @@ def wait_for_step(run_dir, step, process):
     raise AssertionError(f"step {step} was never reached")
 
 
+def wait_for_state(run_dir, state):
+    """Until the supervisor says `state`."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = rundir.read_status(run_dir / "status.json")
+        if status is not None and status.state == state:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the state {state} was never reached")
+
+
 @pytest.fixture(scope="module")
 def demo(base, tmp_path_factory):
     """One small study from beginning to end under the supervisor."""
@@ -146,12 +157,16 @@ def test_stopped_or_killed_and_resumed_it_ends_as_if_nothing_had_been(demo, base
         )
         wait_for_step(tmp_path, 6, process)
         trainer = rundir.read_status(tmp_path / "status.json").pid
-        if how == "sigterm":
-            process.send_signal(signal.SIGTERM)
-        elif how == "sigkill":
+        os.kill(trainer, signal.SIGSTOP)  # or a quick machine reaches the horizon before anybody is heard
+        if how == "sigkill":
             os.kill(trainer, signal.SIGKILL)
         else:
-            rundir.write_stop_request(tmp_path, "enough")
+            if how == "sigterm":
+                process.send_signal(signal.SIGTERM)
+            else:
+                rundir.write_stop_request(tmp_path, "enough")
+            wait_for_state(tmp_path, "stopping")
+            os.kill(trainer, signal.SIGCONT)
         code = process.wait(timeout=120)
     whole = rundir.newest_whole_checkpoint(tmp_path / "checkpoints")
     assert whole is not None
