@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from textual import on
@@ -19,15 +20,15 @@ from runner.errors import TunewatchError
 from tui.axes import Marker
 from tui.chart import Palette
 from tui.keys import KEYS, bindings
-from tui.market import LiveMarket
-from tui.rental_view import RentalSnapshot
 from tui.session import Session, WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.themes import DEFAULT_THEME, THEMES, palette_of
 
 if TYPE_CHECKING:
     from tui.alerts import Event
+    from tui.market import LiveMarket
     from tui.notices import Notices
+    from tui.rental_view import RentalSnapshot
     from tui.rentals import Rentals
 
 
@@ -70,7 +71,6 @@ class TunewatchApp(App[None]):
         self.first = plan
         self.marker: Marker = marker or default_marker()
         self.snapshots: dict[str, RunSnapshot] = {}
-        self.market = LiveMarket()
         self.rental: RentalSnapshot | None = None
         """What is rented; None before it was looked at, and where nothing is."""
         self.rental_changed: Signal[RentalSnapshot] = Signal(self, "rental")
@@ -101,6 +101,13 @@ class TunewatchApp(App[None]):
         if self._palette is None or self._palette[0] != self.theme:
             self._palette = (self.theme, palette_of(self.theme_variables, marker=self.marker))
         return self._palette[1]
+
+    @cached_property
+    def market(self) -> LiveMarket:
+        """The live market, kept for as long as the program: reopening its screen asks nobody again."""
+        from tui.market import LiveMarket
+
+        return LiveMarket()
 
     def on_mount(self) -> None:
         """Open the first screen, then begin to read."""
