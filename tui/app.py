@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from textual import on
@@ -62,6 +63,8 @@ class TunewatchApp(App[None]):
     """The control room."""
 
     TITLE = "tunewatch"
+    # the first screen's rules are read with the application's own: a screen that brings new ones has all parsed again
+    CSS_PATH = Path(__file__).parent / "screens" / "live.tcss"
     BINDINGS: ClassVar[list[BindingType]] = bindings("everywhere")
     ENABLE_COMMAND_PALETTE = True
 

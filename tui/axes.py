@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Role = Literal["raw", "line", "second", "best", "min_steps", "patience", "projected", "stop", "a", "b", "c", "d", "e"]
 """What a thing on the chart means; the palette gives each meaning its colour."""
@@ -44,8 +44,7 @@ class Series:
     """Indices whose y is not finite."""
 
 
-@dataclass(frozen=True, slots=True)
-class VLine:
+class VLine(NamedTuple):
     """A dotted vertical line at data x, with a label at the top of the plot."""
 
     x: float
@@ -53,8 +52,7 @@ class VLine:
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
-class HLine:
+class HLine(NamedTuple):
     """A dashed horizontal line at data y, with a label at its right end."""
 
     y: float
@@ -62,8 +60,7 @@ class HLine:
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A shaded stretch of x, for the patience window and the projected stop between P10 and P90."""
 
     lo: float
@@ -71,8 +68,7 @@ class Span:
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """One glyph at a data point."""
 
     x: float

@@ -216,9 +216,9 @@ def _finish(
     return replace(
         spec,
         x_reach=None if reach is None else seconds_at(clock, reach),
-        vlines=tuple(replace(v, x=seconds_at(clock, v.x)) for v in spec.vlines),
-        spans=tuple(replace(s, lo=seconds_at(clock, s.lo), hi=seconds_at(clock, s.hi)) for s in spec.spans),
-        marks=tuple(replace(m, x=seconds_at(clock, m.x)) for m in spec.marks),
+        vlines=tuple(v._replace(x=seconds_at(clock, v.x)) for v in spec.vlines),
+        spans=tuple(s._replace(lo=seconds_at(clock, s.lo), hi=seconds_at(clock, s.hi)) for s in spec.spans),
+        marks=tuple(m._replace(x=seconds_at(clock, m.x)) for m in spec.marks),
     )
 
 

@@ -9,10 +9,9 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from tui.rental_view import RentalSnapshot
-
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
+    from tui.rental_view import RentalSnapshot
 
 
 class Billing(Static):

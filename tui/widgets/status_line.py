@@ -18,11 +18,11 @@ from textual.widget import Widget
 
 from runner.autostop import Phase
 from tui import words
-from tui.rental_view import RentalSnapshot
 from tui.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
+    from tui.rental_view import RentalSnapshot
 
 STATE_GLYPHS = {
     "starting": "◌",
