@@ -29,9 +29,10 @@ class LiveActions(Screen[None]):
         """The application, by its own type."""
         return cast("TunewatchApp", self.app)
 
-    def cursor_to(self, step: int | None) -> None:
-        """Put the cursor of all charts on a step."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def cursor_to(self, step: int | None) -> None:
+            """Put the cursor of all charts on a step; `LiveScreen` does it."""
 
     def action_logs(self) -> None:
         """The whole log; a chosen evaluation moves the cursor of the charts."""
