@@ -1,7 +1,7 @@
 """Reads recipes: how file, environment and command line together decide every setting.
 
 A recipe is one of ours (`demo`, `stage1` to `stage5`, by name) or a file. Later layers win: the recipe, the file given
-with `--config`, the environment names of the seed (`MAX_STEPS`, `LR`, `AUTO_STOP_PATIENCE_EVALS`, ...), `--set
+with `--config`, the environment names of the study's first scripts (`MAX_STEPS`, `LR`, `AUTO_STOP_PATIENCE_EVALS`, ...), `--set
 KEY=VALUE`. A key is written `train.max_steps` or, since no two sections share a name, `max_steps`. What was decided is
 written to the run directory's config.toml and is itself a recipe again. A kind "command" names any program that writes
 a Hugging Face Trainer log. Light: no torch, no network.
@@ -100,7 +100,7 @@ def load_recipe(
     *,
     config: str | Path | None = None,
 ) -> Recipe:
-    """Resolve a recipe by name or file, with `KEY=VALUE` overrides and the seed's environment names.
+    """Resolve a recipe by name or file, with `KEY=VALUE` overrides and the study's environment names.
 
     `env` is the environment to read, `os.environ` when None. Raises NotFoundError for an unknown recipe and UsageError,
     naming file, line and key, for anything that cannot be used.
@@ -327,7 +327,7 @@ _MASK_OF_STAGE: Mapping[str, MaskMode] = types.MappingProxyType(
         "demo": "prompt_bidirectional",
     }
 )
-"""What each stage of the study is defined by (DESIGN: the five stages)."""
+"""What each stage of the study is defined by (docs: from zero to stage 5)."""
 
 
 def _check(recipe: Recipe) -> None:

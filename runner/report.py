@@ -1,7 +1,7 @@
 """The study in one table: macros, what the mask cost, what the fine-tune won back, how the long run ended.
 
 Reads the summary.json and metrics.json of run directories and computes; nothing here trains or guesses. The words
-(DESIGN 5): macro = unweighted mean over tasks; damage = stage 2 - stage 1; gain = stage 4 - stage 2; retention =
+(as the study defines them): macro = unweighted mean over tasks; damage = stage 2 - stage 1; gain = stage 4 - stage 2; retention =
 stage / stage 1; side effect = the tuned model under the causal mask - stage 1.
 """
 
@@ -165,7 +165,7 @@ class Report:
 
 
 def compute_deltas(macros: Mapping[str, float]) -> Deltas:
-    """The deltas of DESIGN 5 from the macros by stage name.
+    """The deltas of the study from the macros by stage name.
 
     >>> d = compute_deltas({"stage1": 0.5, "stage2": 0.25, "stage4": 0.375})
     >>> d.damage, d.gain, d.retention, d.side_effect

@@ -37,7 +37,7 @@ def laptop(real: FakeVast, tmp_path: Path) -> Laptop:
 
 
 def by_hand(fake: FakeVast, offer: int, label: str = "my box") -> Box:
-    """A box as the seed's user has it: rented in the console, a run in tmux, no file of ours."""
+    """A box as the study's user has it: rented in the console, a run in tmux, no file of ours."""
     box = fake.world.create(offer, {"image": "pytorch", "disk": 60, "label": label})
     until = time.monotonic() + 20
     while box.status != "running":

@@ -1,4 +1,4 @@
-"""The auto-stop rule: the seed's stops, the laws it must obey, and an independent brute force."""
+"""The auto-stop rule: the study's stops, the laws it must obey, and an independent brute force."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The seed's own numbers: 18 figures to the cent, staying against moving, and where its run can stop."""
+"""The study's own numbers: 18 figures to the cent, staying against moving, and where its run can stop."""
 
 from decimal import ROUND_HALF_UP, Decimal
 

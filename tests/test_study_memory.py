@@ -79,7 +79,7 @@ def test_without_a_card_there_is_a_sum_and_no_verdict():
 
 
 def test_utilisation_is_the_share_of_the_cards_peak():
-    """The seed's run: 2.82 s for a step of 16 examples of at most 1,024 tokens on an A100."""
+    """The study's run: 2.82 s for a step of 16 examples of at most 1,024 tokens on an A100."""
     tokens_per_s = 16 * 1024 / 2.82
     share = utilisation(tokens_per_s, MINISTRAL_3B, 1024, "NVIDIA A100-SXM4-40GB")
     per_token = 6 * 3_429_006_336 + 12 * 26 * 3072 * 1024

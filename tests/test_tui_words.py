@@ -76,7 +76,7 @@ def test_the_verdict_walks_from_waiting_over_armed_and_counting_to_fired():
 
 
 def test_a_foreign_log_shows_both_readings_of_the_rule():
-    """The seed's three evals and a flat rest stop at 1000 judged from min_steps on, at 600 counted from the start."""
+    """The study's three evals and a flat rest stop at 1000 judged from min_steps on, at 600 counted from the start."""
     evals = [(200, 1.118), (300, 1.372), (400, 1.4), *((s, 1.4) for s in range(500, 1100, 100))]
     run = replace(history(1050, rule=None), evals=tuple(EvalPoint(s, v) for s, v in evals))
     one = snapshot(run)

@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fake_vast")
     parser.add_argument("--folder", type=Path, required=True, help="where the boxes have their disks")
     parser.add_argument("--rate", type=float, default=1.0, help="billing seconds per second")
-    parser.add_argument("--offers", type=int, default=60, help="offers beside the seed's three")
+    parser.add_argument("--offers", type=int, default=60, help="offers beside the study's three")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--python", default=sys.executable, help="what python3 is on a box")
     options = parser.parse_args()

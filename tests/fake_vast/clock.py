@@ -6,7 +6,7 @@ import threading
 import time
 
 EPOCH = 1_771_152_000.0
-"""2026-02-15 10:40 UTC, the morning of the seed's run."""
+"""2026-02-15 10:40 UTC, the morning of the study's run."""
 
 
 class ManualClock:

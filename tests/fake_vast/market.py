@@ -79,7 +79,7 @@ def offer_row(offer_id: int, **given: Any) -> dict[str, Any]:
 
 
 def seed_offers(disk_gb: float = 0.0) -> list[dict[str, Any]]:
-    """The seed's three, priced so that dph_total is its figure at `disk_gb` of disk."""
+    """The study's three, priced so that dph_total is its figure at `disk_gb` of disk."""
 
     def base(total: float) -> float:
         return total - 0.15 * disk_gb / HOURS_PER_MONTH

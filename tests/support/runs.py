@@ -10,7 +10,7 @@ SEED_EVALS = ((100, 1.2), (200, 1.118), (300, 1.372), (400, 1.400))
 
 
 def seed_history(step_s: float = 2.7924, eval_s: float = 7.72, step: int = 457) -> RunHistory:
-    """The seed's run at step 457: 6000 planned, an eval every 100 steps (the first one's loss is not on record)."""
+    """The study's run at step 457: 6000 planned, an eval every 100 steps (the first one's loss is not on record)."""
     return RunHistory(
         source="log",
         max_steps=6000,
