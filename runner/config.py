@@ -1,10 +1,10 @@
 """Reads recipes: how file, environment and command line together decide every setting.
 
 A recipe is one of ours (`demo`, `stage1` to `stage5`, by name) or a file. Later layers win: the recipe, the file given
-with `--config`, the environment names of the study's first scripts (`MAX_STEPS`, `LR`, `AUTO_STOP_PATIENCE_EVALS`, ...),
-`--set KEY=VALUE`. A key is written `train.max_steps` or, since no two sections share a name, `max_steps`. What was decided is
-written to the run directory's config.toml and is itself a recipe again. A kind "command" names any program that writes
-a Hugging Face Trainer log. Light: no torch, no network.
+with `--config`, the environment names of the study's first scripts (`MAX_STEPS`, `AUTO_STOP_PATIENCE_EVALS`, ...),
+`--set KEY=VALUE`. A key is written `train.max_steps` or, since no two sections share a name, `max_steps`. What was
+decided is written to the run directory's config.toml and is itself a recipe again. A kind "command" names any program
+that writes a Hugging Face Trainer log. Light: no torch, no network.
 """
 
 from __future__ import annotations

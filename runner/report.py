@@ -1,8 +1,8 @@
 """The study in one table: macros, what the mask cost, what the fine-tune won back, how the long run ended.
 
-Reads the summary.json and metrics.json of run directories and computes; nothing here trains or guesses. As the
-study defines them: macro = unweighted mean over tasks; damage = stage 2 - stage 1; gain = stage 4 - stage 2; retention =
-stage / stage 1; side effect = the tuned model under the causal mask - stage 1.
+Reads the summary.json and metrics.json of run directories and computes; nothing here trains or guesses. The study's
+words: macro = unweighted mean over tasks; damage = stage 2 - stage 1; gain = stage 4 - stage 2; retention = stage /
+stage 1; side effect = the tuned model under the causal mask - stage 1.
 """
 
 from __future__ import annotations
