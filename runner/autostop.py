@@ -24,7 +24,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 CountFrom = Literal["min_steps", "start"]
 StopReason = Literal["plateau", "non-finite"]
@@ -119,8 +119,7 @@ class StopState:
         return cls(**{k: v for k, v in data.items() if k in known})
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What the machine made of one eval; a row of the table on the screen."""
 
     step: int

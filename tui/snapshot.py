@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from runner.autostop import Judgement, StopRule, StopState, judge, replay
 from runner.history import RunHistory, RunState
@@ -23,8 +23,7 @@ LinkWord = Literal["live", "stale", "reconnecting", "offline"]
 DEFAULT_RULE = StopRule()
 
 
-@dataclass(frozen=True, slots=True)
-class LinkView:
+class LinkView(NamedTuple):
     """How fresh what is shown is."""
 
     word: LinkWord = "live"
@@ -33,8 +32,7 @@ class LinkView:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
+class Projection(NamedTuple):
     """Where the run will probably stop."""
 
     p10: int
@@ -71,8 +69,7 @@ class QuoteRow:
     """The row as `estimate --json` prints it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(NamedTuple):
     """What one auto-stop rule makes of the run."""
 
     rule: StopRule

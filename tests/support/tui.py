@@ -99,7 +99,7 @@ def frozen(one: RunSnapshot) -> RunSnapshot:
     )
     stay = QuoteRow("stay", "this box", 0.7411, (0.31, 0.44, 1.5), (0.23, 0.33, 1.11), "yes", stay=True)
     fixed = Projection(900, 1000, 2400, 0.93)
-    ruling = replace(one.ruling, projection=fixed)
+    ruling = one.ruling._replace(projection=fixed)
     times = (
         {} if one.ended else {"eta_s": 15700.0, "eta_stop_s": 1590.0, "usd_at_end": 0.6 if one.dph else one.usd_at_end}
     )
