@@ -19,7 +19,7 @@ lint: .venv/dev.stamp         ## style, types, the four floors
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: .venv/dev.stamp        ## every benchmark with its reference, in one run each
-	for f in tests/bench/bench_*.py; do $(BIN)/python $$f || exit 1; done
+	for f in tests/bench/bench_*.py; do PYTHONPATH=. $(BIN)/python $$f || exit 1; done
 
 shots: .venv/dev.stamp        ## the pictures of README and docs
 	$(BIN)/python docs/shots.py
