@@ -39,7 +39,7 @@ def laptop(real: FakeVast, tmp_path: Path) -> Laptop:
 def by_hand(fake: FakeVast, offer: int, label: str = "my box") -> Box:
     """A box as the study's user has it: rented in the console, a run in tmux, no file of ours."""
     box = fake.world.create(offer, {"image": "pytorch", "disk": 60, "label": label})
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while box.status != "running":
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -67,7 +67,7 @@ def test_the_run_its_log_and_its_tmux_session_are_found_and_watched(laptop: Lapt
 
     feed = RunFeed(found["watch"], home=laptop.home, connect=lambda target: host_of(laptop, box))
     try:
-        state = feed.settle(20.0)
+        state = feed.settle(120.0)
         assert [e.eval_loss for e in state.history.evals] == [1.118]
     finally:
         feed.close()
@@ -100,7 +100,7 @@ def test_a_guard_is_armed_on_a_box_that_is_not_ours_and_ends_it_at_its_deadline(
     assert record is not None
     host = host_of(laptop, box)
     assert read_guard(host, record.data["guard_dir"])["word"] in ("watching", "ending", "ended")
-    until = time.monotonic() + 40
+    until = time.monotonic() + 120
     while box.intended != "stopped":
         assert time.monotonic() < until, "the guard did not end it"
         time.sleep(0.1)

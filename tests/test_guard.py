@@ -335,7 +335,7 @@ def test_proof_changes_nothing_and_a_refused_key_fails_it(stand: Stand) -> None:
 # -- on a real box, over SSH, with the environment a container has ----------------------------------------------------
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come to pass in time"
@@ -352,7 +352,8 @@ def test_f15_on_a_real_box_the_guard_ends_the_rental_and_the_key_is_in_no_sessio
         fake.world.attach_key(box, key.with_suffix(".pub").read_text())
         container = box.container
         assert container is not None
-        wait_for(lambda: (container.home / "tunewatch/container.env").exists() and box.status == "running")
+        environment = container.home / "tunewatch/container.env"
+        wait_for(lambda: box.status == "running" and environment.exists() and box.api_key in environment.read_text())
         run_dir = container.home / "tunewatch/runs/demo/1"
         run_dir.mkdir(parents=True)
         limits = replace(Limits(), instance_id=box.id, url=fake.url, deadline_s=2.0, period_s=0.2)
@@ -364,10 +365,10 @@ def test_f15_on_a_real_box_the_guard_ends_the_rental_and_the_key_is_in_no_sessio
             f"(setsid python3 -m runner.box.guard --run-dir {run_dir} --watch </dev/null >{run_dir}/guard.log 2>&1 &)"
         )
         ssh = [
-            "ssh", "-F", "none", "-i", str(key), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-            "-p", str(container.direct_port), "root@127.0.0.1", start,
+            "ssh", "-F", "none", "-i", str(key), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
+            "-o", "UserKnownHostsFile=/dev/null", "-p", str(container.direct_port), "root@127.0.0.1", start,
         ]  # fmt: skip
-        done = subprocess.run(ssh, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(ssh, capture_output=True, text=True, timeout=120, check=True)
         assert done.stdout.splitlines()[0] == "0"
         assert json.loads(done.stdout.splitlines()[1])["ok"] is True
         wait_for(lambda: box.intended == "stopped")

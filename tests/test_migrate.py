@@ -90,7 +90,7 @@ def test_a_run_moves_and_its_curve_goes_on_as_if_nothing_had_happened(world: Fak
             desk = moving.laptop.desk()
             (row,) = [r for r in desk.listing() if r.id == moving.old.id]
             host = moving.laptop.open_pair(row, row.ssh[0])
-            codes.append(host.run(f"sh {shlex.quote(str(old_dir))}/start.sh >/dev/null 2>&1", timeout=30).rc)
+            codes.append(host.run(f"sh {shlex.quote(str(old_dir))}/start.sh >/dev/null 2>&1", timeout=120).rc)
             host.close()
 
         asked = moving.request().launch

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,10 +42,30 @@ exec /bin/bash -l
 """
 
 
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PATIENCE_S = 120.0
+"""How long a box may take until its sshd answers: a loaded machine is slow, a box that never comes is an error."""
+
+
 def free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port to listen on later: below those that the system hands to outgoing connections in the meantime."""
+    try:
+        end = int(EPHEMERAL.read_text().split()[0])
+    except OSError:
+        end = 32_768
+    for _ in range(1000):
+        port = random.randrange(10_000, max(end, 12_000))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise RuntimeError(f"no free port on {host}")
+
+
+def greets(host: str, port: int, timeout_s: float = 5.0) -> bool:
+    """Whether an SSH server answers there with its greeting, so that the next connection is served."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout_s) as line:
+        return line.recv(4) == b"SSH-"
+    return False
 
 
 def namespaces_work() -> bool:
@@ -66,6 +88,8 @@ class Container:
     keys: list[str] = field(default_factory=list)
     life: int | None = None
     """Our end of the pipe the first process reads; closed with us."""
+    open: threading.Event = field(default_factory=threading.Event)
+    """Set once sshd greets on both addresses."""
 
     @property
     def home(self) -> Path:
@@ -122,10 +146,11 @@ class BoxHost:
                 file.write(public_key.strip() + "\n")
 
     def start(self, box_id: int, environment: dict[str, str]) -> None:
-        """Start the container and wait until its sshd listens."""
+        """Start the container; `Container.open` is set when its sshd serves connections."""
         container = self.containers[box_id]
         if container.alive():
             return
+        container.open.clear()
         Path("/run/sshd").mkdir(exist_ok=True)
         directory = container.directory
         path = f"{directory / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -148,12 +173,16 @@ class BoxHost:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(reading)
-        until = time.monotonic() + 10
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError), socket.create_connection((DIRECT_HOST, container.direct_port), 1):
+        threading.Thread(target=self._await, args=(container, container.process), daemon=True).start()
+
+    @staticmethod
+    def _await(container: Container, process: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until and container.process is process and process.poll() is None:
+            if greets(DIRECT_HOST, container.direct_port) and greets(PROXY_HOST, container.proxy_port):
+                container.open.set()
                 return
-            time.sleep(0.01)
-        raise RuntimeError(f"sshd of box {box_id} did not start: {directory / 'sshd.log'}")
+            time.sleep(0.02)
 
     def stop(self, box_id: int) -> None:
         """End every process of the box; its disk stays."""

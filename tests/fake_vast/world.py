@@ -57,6 +57,8 @@ class Box:
     events: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     container: Container | None = None
     destroyed_by: str = ""
+    booting: bool = False
+    """Its processes were started and its sshd does not greet yet."""
 
     @property
     def disk_usd_per_h(self) -> float:
@@ -126,8 +128,12 @@ class World:
             self._meter(box, at)
             action()
         self._meter(box, now)
-        if box.status == "running" and box.container is not None and not box.container.alive():
-            box.status, box.message = "exited", "container exited"
+        if box.container is None or box.destroyed is not None:
+            return
+        if box.booting and box.container.open.is_set():
+            self._enter(box, "running")
+        if (box.booting or box.status == "running") and not box.container.alive():
+            box.status, box.message, box.booting = "exited", "container exited", False
 
     def _meter(self, box: Box, until: float) -> None:
         if box.destroyed is not None:
@@ -180,12 +186,18 @@ class World:
         """Move a box to a status, with what that means for its processes."""
         if box.destroyed is not None:
             return
-        box.status = status
+        if status == "running" and self.host is not None and box.container is not None:
+            # it is called running when its sshd serves connections, however long that takes here
+            self.host.start(box.id, self._environment(box))
+            box.booting, box.status = True, "loading"
+            return
+        self._enter(box, status)
+
+    def _enter(self, box: Box, status: str | None) -> None:
+        box.status, box.booting = status, False
         if status == "running":
             box.cur = "running"
             box.started = box.started or self.clock()
-            if self.host is not None and box.container is not None:
-                self.host.start(box.id, self._environment(box))
 
     def _environment(self, box: Box) -> dict[str, str]:
         assert box.container is not None
@@ -203,6 +215,7 @@ class World:
         if box.destroyed is not None:
             return
         box.status, box.intended, box.cur, box.next = "exited", "stopped", "stopped", "stopped"
+        box.booting = False
         box.events = [event for event in box.events if event[0] == box.end_date]
         if self.host is not None:
             self.host.stop(box.id)

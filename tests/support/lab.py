@@ -78,14 +78,14 @@ def running(pid: int) -> bool:
     return False
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 120.0) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until, "it never came"
         time.sleep(0.02)
 
 
-def tick_until(feed: RunFeed, wanted: Callable[[FeedState], bool], seconds: float = 30.0) -> FeedState:
+def tick_until(feed: RunFeed, wanted: Callable[[FeedState], bool], seconds: float = 120.0) -> FeedState:
     until = time.monotonic() + seconds
     while True:
         state = feed.tick()

@@ -42,7 +42,7 @@ class Moving:
 
     def wait_for_step(self, step: int, *, beyond: int = 0) -> None:
         """Until the witness has `beyond` lines more than now and has seen `step`."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         lines = len(self.steps()) + beyond
         while len(self.steps()) < lines or not any(done >= step for done, _ in self.steps()[-3:]):
             assert time.monotonic() < until, f"step {step} was not reached: {self.steps()[-3:]}"

@@ -67,7 +67,7 @@ class Laptop:
         self.real = real
         self.said: list[DeedStep] = []
         self.provider = provider or VastProvider(
-            api_key=fake.world.account_key, url=fake.url, thresholds={}, timeout_s=3.0, create_timeout_s=3.0
+            api_key=fake.world.account_key, url=fake.url, thresholds={}, timeout_s=60.0, create_timeout_s=60.0
         )
         work = folder / "work"
         work.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,8 @@ class Laptop:
     def request(self, offer: int, *, name: str = "mine/20260215-104518", **more: object) -> Launch:
         _, public = own_key(self.home)
         wishes = Wishes(budget_usd=2.0, deadline_s=3600.0)
-        plan = {"disk_gb": 60.0, "image": "", "onstart": onstart(public), "boot_deadline_s": 60.0} | more
+        boot_s = 240.0 if self.real else 60.0
+        plan = {"disk_gb": 60.0, "image": "", "onstart": onstart(public), "boot_deadline_s": boot_s} | more
         return Launch(Order(str(self.recipe), name=name), Plan(name, offer, **plan), wishes)  # type: ignore[arg-type]
 
     def check_agreement(self) -> None:

@@ -17,12 +17,13 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from tests.fake_vast import boxes
 
 if TYPE_CHECKING:
     from remote.ssh import SshTransport
@@ -46,10 +47,8 @@ def find_sshd() -> str:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on at this moment, and no outgoing connection takes before the server does."""
+    return boxes.free_port(host)
 
 
 def make_key(path: Path, *, kind: str = "ed25519", passphrase: str = "") -> Path:
@@ -147,9 +146,9 @@ class Sshd:
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         log.close()
-        until = time.monotonic() + 20
+        until = time.monotonic() + boxes.PATIENCE_S
         while time.monotonic() < until and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1):
+            if boxes.greets(self.host, self.port):
                 return self
             time.sleep(0.01)
         raise RuntimeError(f"sshd did not start:\n{self.log()}")
