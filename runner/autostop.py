@@ -134,6 +134,19 @@ class Judgement(NamedTuple):
     """One short sentence: why it counted, or why not."""
 
 
+def changed_rule(rule: StopRule, fields_given: Mapping[str, Any]) -> StopRule:
+    """`rule` with the fields that were given, from JSON. Raises ValueError, in words, for what makes no sense."""
+    known = {f.name for f in fields(StopRule)}
+    for name, value in fields_given.items():
+        if name not in known:
+            raise ValueError(f"an auto-stop rule has no '{name}'; it has {', '.join(sorted(known))}")
+        if name in ("patience", "min_steps") and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{name} is counted: a whole number, not {value!r}")
+        if name == "min_delta" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"min_delta is a loss: a number, not {value!r}")
+    return replace(rule, **fields_given)
+
+
 def is_improvement(reference: float, value: float, min_delta: float) -> bool:
     """`value < reference - min_delta`, with equality up to rounding not an improvement."""
     slack = _TOLERANCE * max(abs(reference), abs(value), min_delta)

@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from runner.atomic import write_atomic
 from runner.autostop import StopRule
 from runner.errors import NotFoundError, UsageError
 from runner.recipe import (
@@ -128,7 +129,7 @@ def write_resolved(path: str | Path, recipe: Recipe) -> None:
     """Write every decided setting to `path`; reading it back with `load_recipe` gives the same recipe."""
     import tomli_w
 
-    Path(path).write_text(tomli_w.dumps(as_document(recipe)))
+    write_atomic(path, tomli_w.dumps(as_document(recipe)).encode())
 
 
 def as_document(recipe: Recipe) -> dict[str, Any]:

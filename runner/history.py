@@ -76,6 +76,18 @@ class Note(NamedTuple):
     wall: float | None = None
 
 
+class Ack(NamedTuple):
+    """The trainer's answer to something that was asked of it."""
+
+    id: str
+    kind: str
+    """`rule`, `save`, `stop`."""
+    accepted: bool
+    detail: str
+    step: int | None = None
+    wall: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RunHistory:
     """Everything the monitor knows from log.txt or metrics.jsonl at one moment.
@@ -102,6 +114,10 @@ class RunHistory:
     """The last traceback or torchrun root cause, trimmed for reading; empty when there was none."""
     rule: StopRule | None = None
     """The auto-stop rule the run declared; None for a foreign run."""
+    obeys: tuple[str, ...] = ()
+    """Kinds of requests that this run answers while it trains; empty for a foreign run, or an older one of ours."""
+    acks: tuple[Ack, ...] = ()
+    """Its answers, oldest first."""
     declared_stop: StopState | None = None
     """The runner's own machine state; None for a foreign run."""
     stages: tuple[StageResult, ...] = ()

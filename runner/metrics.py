@@ -10,7 +10,8 @@ The rules of this file:
 - A full disk never ends a training run: lines that could not be written are counted, and the next one that can be
   written is preceded by a `gap` event that says how many are missing.
 
-Events: `start`, `train`, `eval`, `save`, `autostop`, `upload`, `stage_begin`, `stage`, `ack`, `progress`, `end`, `gap`.
+Events: `start`, `train`, `eval`, `save`, `autostop`, `rule`, `upload`, `stage_begin`, `stage`, `ack`, `progress`,
+`end`, `gap`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from runner.autostop import StopRule, StopState
-from runner.history import EvalPoint, Frame, Note, Pause, RunHistory, StageResult, TrainPoint
+from runner.history import Ack, EvalPoint, Frame, Note, Pause, RunHistory, StageResult, TrainPoint
 from runner.thin import Thinned, thin_frames, thin_train
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -158,6 +159,8 @@ class _Run:
         self.stage: str | None = None
         self.rule: StopRule | None = None
         self.declared: StopState | None = None
+        self.obeys: tuple[str, ...] = ()
+        self.acks: list[Ack] = []
         self.ended: str | None = None
         self.end_reason = ""
         self.facts: dict[str, str] = {}
@@ -178,6 +181,7 @@ class _Run:
         if self.process >= 0 and resumed is None:
             fresh = _Run()
             fresh.stages, fresh.stage, fresh.notes = self.stages, self.stage, self.notes
+            fresh.acks = self.acks
             fresh._on_start(record)
             return fresh
         self.process += 1
@@ -189,6 +193,8 @@ class _Run:
         self.step = resumed or 0
         self.ended, self.end_reason = None, ""
         self.rule = _rule(record.get("rule")) or self.rule
+        obeys = record.get("obeys")
+        self.obeys = tuple(kind for kind in obeys if isinstance(kind, str)) if isinstance(obeys, list) else ()
         for name in ("mask", "recipe", "world_size", "pid"):
             if record.get(name) is not None:
                 self.facts[name] = str(record[name])
@@ -271,6 +277,12 @@ class _Run:
 
     def _on_ack(self, record: dict[str, Any]) -> None:
         self._note(record, "ack", " ".join(filter(None, (_text(record.get("request")), _text(record.get("detail"))))))
+        name, kind, detail = (_text(record.get(key)) for key in ("id", "request", "detail"))
+        accepted = record.get("accepted") is not False
+        self.acks.append(Ack(name, kind, accepted, detail, _int(record.get("step")), _float(record.get("wall"))))
+
+    def _on_rule(self, record: dict[str, Any]) -> None:
+        self.rule = _rule(record.get("rule")) or self.rule
 
     def _on_end(self, record: dict[str, Any]) -> None:
         self._reach(record, frame=False)
@@ -334,6 +346,8 @@ class _Run:
             pauses=tuple(self.pauses),
             end_reason=self.end_reason,
             rule=self.rule,
+            obeys=self.obeys,
+            acks=tuple(self.acks),
             declared_stop=self.declared,
             stages=tuple(self.stages.values()),
             stage=self.stage,
@@ -348,6 +362,30 @@ class _Run:
 _HANDLERS: dict[str, Any] = {
     name.removeprefix("_on_"): function for name, function in vars(_Run).items() if name.startswith("_on_")
 }
+
+
+def last_rule_change(path: str | os.PathLike[str]) -> tuple[StopRule, StopRule] | None:
+    """The newest change of the auto-stop rule in a metrics.jsonl, as (new rule, the recipe's that it stands for).
+
+    None when it was never changed, or there is no file.
+    """
+    found = None
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError:
+        return None
+    for line in lines:
+        if b'"rule"' not in line[:40]:
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("event") == "rule":
+            new, old = _rule(record.get("rule")), _rule(record.get("instead_of"))
+            if new is not None and old is not None:
+                found = new, old
+    return found
 
 
 def _float(value: Any) -> float | None:

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from runner import rundir
-from runner.autostop import Phase, StopRule, StopState, advance
+from runner.autostop import Phase, StopRule, StopState, advance, changed_rule, replay
+from runner.errors import RefusedError
 from runner.metrics import MetricsWriter
+from runner.requests import Request
 
 
 def say(line: str) -> None:
@@ -35,23 +37,66 @@ class AutoStop(TrainerCallback, ExportableState):
 
     The machine's state travels in trainer_state.json with every checkpoint. It is read back in `on_train_begin` and not
     by the Trainer's own restoring, which would rebuild this object without its links and with the old rule.
+
+    The rule can be changed while the run goes on (`change_rule`): the machine is then what the new rule makes of all
+    evals so far, and a plateau that it sees in them ends the run at once.
     """
 
-    def __init__(self, rule: StopRule) -> None:
+    def __init__(self, rule: StopRule, *, instead_of: StopRule | None = None) -> None:
         self.rule = rule
+        self.instead_of = instead_of or rule
+        """The recipe's rule; another than `rule` after a change that was asked for."""
         self.machine = StopState()
+        self.on_changed: Callable[[int, StopRule, StopRule, Request], None] | None = None
+        """Called after a change with step, rule, the recipe's rule, and the request."""
         self.on_judged: Callable[[int, StopState, str], None] | None = None
         """Called after each judged eval with step, state and the reason in words."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the machine."""
-        return {"args": {"rule": asdict(self.rule)}, "attributes": {"machine": self.machine.to_dict()}}
+        attributes = {"machine": self.machine.to_dict(), "instead_of": asdict(self.instead_of)}
+        return {"args": {"rule": asdict(self.rule)}, "attributes": attributes}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take up the machine where the checkpoint left it."""
         saved = saved_machine(state.stateful_callbacks)
-        if saved is not None:
-            self.machine = saved
+        if saved is None:
+            return
+        # the rule may have been changed after this checkpoint was written
+        rules = saved_rules(state.stateful_callbacks)
+        same = rules is not None and rules[0] == self.rule
+        self.machine = saved if same or saved.stopped_at is not None else self._replayed(state)
+
+    def _replayed(self, state: Any) -> StopState:
+        """What the rule makes of every eval so far; the best one is looked for in all of them, whatever stopped."""
+        evals = [(row["step"], row["eval_loss"]) for row in state.log_history if "eval_loss" in row]
+        seen = replay(replace(self.rule, patience=len(evals) + 1), evals)
+        return replace(replay(self.rule, evals), best=seen.best, best_step=seen.best_step)
+
+    def change_rule(self, request: Request, state: Any, control: Any) -> str:
+        """Handler of `rule`: go on under another rule. Raises RefusedError, and nothing has changed then."""
+        if control.should_training_stop:
+            raise RefusedError("the run is stopping already")
+        try:
+            rule = changed_rule(self.rule, request.body)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        step, self.rule = state.global_step, rule
+        machine = self._replayed(state)
+        fired = machine.stopped_at
+        if fired is not None:
+            # it ends here and not where the rule would have ended it
+            machine = replace(machine, stopped_at=step)
+            control.should_training_stop = control.should_save = True
+        self.machine = machine
+        detail = rule.in_words() + (f"; it sees a plateau since step {fired}: stops now" if fired is not None else "")
+        if state.is_world_process_zero:
+            say(f"auto-stop: the rule was changed at step {step}: {detail}")
+            if self.on_changed is not None:
+                self.on_changed(step, rule, self.instead_of, request)
+            if self.on_judged is not None:
+                self.on_judged(step, machine, f"the rule was changed: {detail}")
+        return detail
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Judge one eval; stop with a checkpoint on a plateau, without one when the loss is not finite."""
@@ -76,6 +121,15 @@ def saved_machine(stateful_callbacks: Any) -> StopState | None:
     """The auto-stop machine in a checkpoint's `stateful_callbacks`; None when there is none."""
     saved = (stateful_callbacks or {}).get(AutoStop.__name__)
     return StopState.from_dict(saved["attributes"]["machine"]) if saved else None
+
+
+def saved_rules(stateful_callbacks: Any) -> tuple[StopRule, StopRule] | None:
+    """The rule in a checkpoint's `stateful_callbacks`, and the recipe's that it stood for; None when there is none."""
+    saved = (stateful_callbacks or {}).get(AutoStop.__name__)
+    if not saved:
+        return None
+    rule = StopRule(**saved["args"]["rule"])
+    return rule, StopRule(**saved["attributes"].get("instead_of", saved["args"]["rule"]))
 
 
 def _in_words(rule: StopRule, machine: StopState, step: int) -> str:
@@ -114,6 +168,10 @@ class Metrics(TrainerCallback):
         """Take in the auto-stop's judgement of an eval."""
         reason = machine.reason or words
         self.writer.write("autostop", step=step, state=machine.to_dict(), phase=str(machine.phase), reason=reason)
+
+    def changed(self, step: int, rule: StopRule, instead_of: StopRule, request: Request) -> None:
+        """Take in a change of the rule: this line is what a later process of the run goes by."""
+        self.writer.write("rule", step=step, rule=asdict(rule), instead_of=asdict(instead_of), id=request.id)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clocks."""

@@ -27,6 +27,7 @@ from runner.config import write_resolved
 from runner.errors import RunExit, TunewatchError, UsageError
 from runner.metrics import MetricsReader, MetricsWriter
 from runner.recipe import MaskMode, Recipe
+from runner.requests import refuse_rest
 from runner.rundir import RunDir
 from runner.study import demo
 from runner.study.callbacks import StopFlag, say
@@ -120,6 +121,7 @@ class Study:
         self.flag.disarm()
         if self.writer is not None:
             step = self.outcome.step if self.outcome else None
+            refuse_rest(self.run.path, self.writer.write, detail=f"the run is over: {reason}", step=step)
             runtime = self.outcome.runtime_s if self.outcome else None
             self.writer.write("end", step=step, reason=reason, rc=int(code), runtime_s=runtime)
             self.writer.close()

@@ -10,7 +10,8 @@ import errno
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import torch
 from transformers import Trainer, TrainingArguments, set_seed
 
 from runner import rundir
-from runner.autostop import Phase, StopState
+from runner.autostop import Phase, StopRule, StopState
+from runner.config import write_resolved
 from runner.errors import RunExit, UsageError
-from runner.metrics import MetricsWriter
+from runner.metrics import MetricsWriter, last_rule_change
 from runner.recipe import Recipe
+from runner.requests import RULE, Request, refuse_rest
 from runner.rundir import RunDir
 from runner.study import rate
 from runner.study.callbacks import (
@@ -32,12 +35,14 @@ from runner.study.callbacks import (
     StopOnNonFinite,
     StopOnRequest,
     saved_machine,
+    saved_rules,
     say,
 )
 from runner.study.data import PrefixCollator, Prepared
 from runner.study.hub import Uploader
 from runner.study.load import seal_adapter, with_adapter
 from runner.study.memory import Shape
+from runner.study.requests import SAVE_HANDLER, Obey
 
 _OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our words to the Trainer's; adamw_8bit needs bitsandbytes and a GPU."""
@@ -80,18 +85,21 @@ def fine_tune(
     """
     arguments = training_arguments(recipe, run)
     set_seed(recipe.data.seed)
-    stop = AutoStop(recipe.stop_rule) if recipe.stop_rule is not None else None
+    stop = _auto_stop(recipe, run, resume, first=writer is not None)
+    handlers = {**SAVE_HANDLER, **({RULE: stop.change_rule} if stop is not None else {})}
+    obey = Obey(run.path, writer, handlers, look_every_s=flag.look_every_s)
     asked, broken = StopOnRequest(flag, writer), StopOnNonFinite()
     seal = Checkpoints(run.checkpoints, recipe.train.keep_local, lambda: stop.machine.best_step if stop else None)
     if uploader is not None:
         seal.on_sealed, seal.may_prune = uploader.offer, uploader.may_prune
-    callbacks: list[Any] = [callback for callback in (stop, asked, broken, seal, *extra) if callback is not None]
+    callbacks: list[Any] = [callback for callback in (stop, obey, asked, broken, seal, *extra) if callback is not None]
     metrics: Metrics | None = None
     if writer is not None:
         metrics = Metrics(writer, run.checkpoints, _tokens_per_step(recipe, data, arguments))
         callbacks.append(metrics)
         if stop is not None:
             stop.on_judged = metrics.judged
+            stop.on_changed = _recorder(recipe, run, metrics)
     if resume is not None and (over := _already_over(recipe, run, resume)) is not None:
         return over
     model.loss_chunk = recipe.train.loss_chunk
@@ -109,7 +117,7 @@ def fine_tune(
     )
     began = time.monotonic()
     if writer is not None:
-        _announce(recipe, run, writer, arguments, resume)
+        _announce(recipe, run, writer, arguments, resume, stop, obey.kinds)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     machine = stop.machine if stop else None
     code, reason = _verdict(recipe, trainer.state.global_step, machine, asked.stopped, broken.stopped)
@@ -118,6 +126,8 @@ def fine_tune(
         trainer._save_checkpoint(model, trial=None)
         trainer.callback_handler.on_save(arguments, trainer.state, trainer.control)
     runtime = time.monotonic() - began
+    if writer is not None:
+        refuse_rest(run.path, writer.write, detail="training is over", step=trainer.state.global_step)
     if arguments.process_index == 0:
         say(f"training ended at step {trainer.state.global_step}/{recipe.max_steps} after {runtime:.0f} s: {reason}")
         if metrics is not None and metrics.tokens_per_s is not None:
@@ -207,8 +217,48 @@ def _tokens_per_step(recipe: Recipe, data: Prepared, arguments: TrainingArgument
     return float(examples * data.train.mean_length())
 
 
+def standing_rule(recipe: Recipe, run: RunDir, resume: Path | None) -> StopRule | None:
+    """The auto-stop rule to begin under: the recipe's, or what it was changed to while the run went on.
+
+    A change is found in the run's own metrics.jsonl, or in the checkpoint where the run comes from elsewhere. It stands
+    for as long as the recipe says what it said then: who changes the recipe's rule means the new one.
+    """
+    if recipe.stop_rule is None:
+        return None
+    known = last_rule_change(run.metrics)
+    if known is None and resume is not None:
+        saved = json.loads((resume / "trainer_state.json").read_text())
+        known = saved_rules(saved.get("stateful_callbacks"))
+    return known[0] if known is not None and known[1] == recipe.stop_rule else recipe.stop_rule
+
+
+def _auto_stop(recipe: Recipe, run: RunDir, resume: Path | None, *, first: bool) -> AutoStop | None:
+    rule = standing_rule(recipe, run, resume)
+    if rule is None:
+        return None
+    if rule != recipe.stop_rule and first:
+        write_resolved(run.config, replace(recipe, stop_rule=rule))
+    return AutoStop(rule, instead_of=recipe.stop_rule)
+
+
+def _recorder(recipe: Recipe, run: RunDir, metrics: Metrics) -> Callable[[int, StopRule, StopRule, Request], None]:
+    """Writes a change of the rule where a later process and a person look for it: metrics.jsonl and config.toml."""
+
+    def record(step: int, rule: StopRule, instead_of: StopRule, request: Request) -> None:
+        metrics.changed(step, rule, instead_of, request)
+        write_resolved(run.config, replace(recipe, stop_rule=rule))
+
+    return record
+
+
 def _announce(
-    recipe: Recipe, run: RunDir, writer: MetricsWriter, arguments: TrainingArguments, resume: Path | None
+    recipe: Recipe,
+    run: RunDir,
+    writer: MetricsWriter,
+    arguments: TrainingArguments,
+    resume: Path | None,
+    stop: AutoStop | None,
+    obeys: list[str],
 ) -> None:
     writer.write(
         "start",
@@ -217,12 +267,14 @@ def _announce(
         pid=os.getpid(),
         world_size=arguments.world_size,
         resumed_from=rundir.checkpoint_step(resume) if resume else None,
-        rule=asdict(recipe.stop_rule) if recipe.stop_rule else None,
+        rule=asdict(stop.rule) if stop else None,
+        obeys=obeys,
         mask=recipe.mask,
         recipe=recipe.name,
     )
-    if recipe.stop_rule is not None:
-        say(f"auto-stop: {recipe.stop_rule.in_words()}")
+    if stop is not None:
+        changed = "" if stop.rule == stop.instead_of else ", as it was changed while the run went on"
+        say(f"auto-stop: {stop.rule.in_words()}{changed}")
 
 
 def _already_over(recipe: Recipe, run: RunDir, resume: Path) -> Outcome | None:
