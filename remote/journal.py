@@ -23,16 +23,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
+from remote.journal_rows import (
+    BoxRecord,
+    DeedRecord,
+    MeterRow,
+    Phase,
+    Row,
+    as_text,
+    box_from,
+    deed_from,
+    row_from,
+)
 from remote.lock import FileLock
 from remote.redact import redact
 from runner.errors import NotFoundError, RefusedError
 
-Phase = Literal["open", "intent", "done", "failed", "note", "close"]
+__all__ = ["BoxRecord", "Deed", "DeedRecord", "Journal", "MeterRow", "Phase", "Row"]
+
 EXCLUSIVE = ("launch", "migrate")
 """Kinds of which a run has at most one open."""
 
@@ -61,66 +73,6 @@ CREATE TRIGGER IF NOT EXISTS events_stay BEFORE UPDATE ON events
 CREATE TRIGGER IF NOT EXISTS events_remain BEFORE DELETE ON events
   BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the history."""
-
-    seq: int
-    at: float
-    deed: str | None
-    kind: str
-    run: str
-    epoch: int
-    step: str
-    phase: Phase
-    instance: int | None
-    data: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class BoxRecord:
-    """What is remembered of a rented box. `state` is one of renting, booting, ready, running, stopped, destroying,
-    unconfirmed, destroyed, lost.
-    """
-
-    instance: int
-    run: str
-    label: str
-    state: str
-    data: Mapping[str, Any]
-
-    @property
-    def gone(self) -> bool:
-        """Proved not to exist."""
-        return self.state == "destroyed"
-
-
-@dataclass(frozen=True, slots=True)
-class DeedRecord:
-    """A deed as it stands in the journal."""
-
-    id: str
-    kind: str
-    run: str
-    epoch: int
-    opened: float
-    closed: float | None
-    outcome: str | None
-    data: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class MeterRow:
-    """A stretch of time (seconds since the epoch) in which a box had one status and one price."""
-
-    instance: int
-    start: float
-    stop: float
-    status: str
-    gpu_usd_h: float
-    disk_usd_h: float
 
 
 class Journal:
@@ -198,7 +150,7 @@ class Journal:
                         raise RefusedError(
                             f"A {rival[1]} of {run} is not finished ({rival[0]}).", hint="Run: tunewatch reconcile."
                         )
-                text = _text(data)
+                text = as_text(data)
                 db.execute(
                     "INSERT INTO deeds VALUES(?,?,?,?,?,NULL,NULL,?)", (deed_id, kind, run, epoch, self.clock(), text)
                 )
@@ -213,11 +165,11 @@ class Journal:
         rows = self._read("SELECT * FROM deeds WHERE id=?", deed_id)
         if not rows:
             raise NotFoundError(f"The journal has no deed {deed_id}.")
-        return _deed(rows[0])
+        return deed_from(rows[0])
 
     def open_deeds(self, kind: str | None = None, run: str | None = None) -> list[DeedRecord]:
         """Deeds that were begun and not closed, oldest first."""
-        found = [_deed(row) for row in self._read("SELECT * FROM deeds WHERE closed IS NULL ORDER BY opened, id")]
+        found = [deed_from(row) for row in self._read("SELECT * FROM deeds WHERE closed IS NULL ORDER BY opened, id")]
         return [d for d in found if (kind is None or d.kind == kind) and (run is None or d.run == run)]
 
     def under_way(self, deed_id: str) -> bool:
@@ -243,7 +195,7 @@ class Journal:
             query, values = query + " WHERE deed=?", [deed_id]
         elif instance is not None:
             query, values = query + " WHERE instance=?", [str(instance)]
-        return [_row(found) for found in self._read(query + " ORDER BY seq", *values)]
+        return [row_from(found) for found in self._read(query + " ORDER BY seq", *values)]
 
     def note(self, step: str, *, run: str = "", instance: int | None = None, **data: Any) -> None:
         """A line outside any deed: something was noticed."""
@@ -257,7 +209,7 @@ class Journal:
         row = Row(0, self.clock(), deed, kind, run, epoch, step, phase, instance, data)
         db.execute(
             "INSERT INTO events(at, deed, kind, run, epoch, step, phase, instance, data) VALUES(?,?,?,?,?,?,?,?,?)",
-            (row.at, deed, kind, run, epoch, step, phase, instance, _text(data)),
+            (row.at, deed, kind, run, epoch, step, phase, instance, as_text(data)),
         )
         return row
 
@@ -272,7 +224,7 @@ class Journal:
         with self._write() as db:
             self._row(db, record.id, record.kind, record.run, record.epoch, step, phase, instance, data)
             kept = {**record.data, **data, "step": step, "phase": phase}
-            db.execute("UPDATE deeds SET data=? WHERE id=?", (_text(kept), record.id))
+            db.execute("UPDATE deeds SET data=? WHERE id=?", (as_text(kept), record.id))
             if outcome is not None:
                 db.execute("UPDATE deeds SET closed=?, outcome=? WHERE id=?", (self.clock(), outcome, record.id))
             if box is not None and instance is not None:
@@ -295,11 +247,11 @@ class Journal:
     def box(self, instance: int) -> BoxRecord | None:
         """What is remembered of a box."""
         rows = self._read("SELECT * FROM boxes WHERE instance=?", instance)
-        return _box(rows[0]) if rows else None
+        return box_from(rows[0]) if rows else None
 
     def boxes(self, *, living: bool = False) -> list[BoxRecord]:
         """All boxes ever, or those not proved gone."""
-        found = [_box(row) for row in self._read("SELECT * FROM boxes ORDER BY instance")]
+        found = [box_from(row) for row in self._read("SELECT * FROM boxes ORDER BY instance")]
         return [box for box in found if not (living and box.gone)]
 
     def box_of_run(self, run: str) -> BoxRecord | None:
@@ -420,35 +372,6 @@ class Deed:
         self._lock.release()
 
 
-def _text(data: Mapping[str, Any]) -> str:
-    return json.dumps(_clean(dict(data)), ensure_ascii=False, default=str)
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {str(key): _clean(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_clean(inner) for inner in value]
-    return value
-
-
-def _row(found: tuple[Any, ...]) -> Row:
-    seq, at, deed, kind, run, epoch, step, phase, instance, data = found
-    return Row(seq, at, deed, kind, run, epoch, step, phase, instance, json.loads(data))
-
-
-def _deed(found: tuple[Any, ...]) -> DeedRecord:
-    deed_id, kind, run, epoch, opened, closed, outcome, data = found
-    return DeedRecord(deed_id, kind, run, epoch, opened, closed, outcome, json.loads(data))
-
-
-def _box(found: tuple[Any, ...]) -> BoxRecord:
-    instance, run, label, state, data = found
-    return BoxRecord(instance, run, label, state, json.loads(data))
-
-
 def _merge_box(db: sqlite3.Connection, instance: int, fields: Mapping[str, Any]) -> None:
     found = db.execute("SELECT run, label, state, data FROM boxes WHERE instance=?", (instance,)).fetchone()
     run, label, state, data = found or ("", "", "renting", "{}")
@@ -456,5 +379,5 @@ def _merge_box(db: sqlite3.Connection, instance: int, fields: Mapping[str, Any])
     merged = {**json.loads(data), **rest}
     db.execute(
         "INSERT OR REPLACE INTO boxes VALUES(?,?,?,?,?)",
-        (instance, fields.get("run", run), fields.get("label", label), fields.get("state", state), _text(merged)),
+        (instance, fields.get("run", run), fields.get("label", label), fields.get("state", state), as_text(merged)),
     )
