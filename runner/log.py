@@ -14,6 +14,7 @@ from __future__ import annotations
 from runner.history import RunHistory
 from runner.log_history import compose
 from runner.log_reader import TokenReader
+from runner.log_series import Series
 from runner.log_tokens import Scanner
 
 HEAD = 8192
@@ -31,6 +32,7 @@ class LogReader:
     def __init__(self) -> None:
         self._reading = TokenReader()
         self._scanner = Scanner(self._reading)
+        self._series = Series()
         self._bytes = 0
         self._unprintable = 0
         self._history: RunHistory | None = None
@@ -49,5 +51,5 @@ class LogReader:
         """Everything known so far; the same object again while nothing was fed."""
         if self._history is None:
             binary = self._unprintable * 20 > min(self._bytes, HEAD)
-            self._history = compose(self._reading.now(), self._bytes, binary=binary)
+            self._history = compose(self._reading.now(), self._series, self._bytes, binary=binary)
         return self._history

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from runner.history import EvalPoint, Frame, Pause, RunHistory, TrainPoint
-from runner.log_process import Process, eval_point, train_point
+from runner.history import RunHistory
+from runner.log_process import Process
+from runner.log_series import Evals, Series, frames, pauses
 
 NOT_TEXT = "this is not a text file: name the file that the trainer's console output goes to"
 """The warning of a history read from a file that is no log of anything."""
@@ -33,8 +34,11 @@ class Reading:
     run_id: str | None
 
 
-def compose(reading: Reading, bytes_read: int, *, binary: bool = False) -> RunHistory:
-    """Make the history of the newest run in a log; `binary` is whether its bytes are no text at all."""
+def compose(reading: Reading, series: Series, bytes_read: int, *, binary: bool = False) -> RunHistory:
+    """Make the history of the newest run in a log; `binary` is whether its bytes are no text at all.
+
+    `series` is what the looks before this one already took in of the same log; a new one gives the same history.
+    """
     chain = _chain(reading.processes)
     if not chain:
         return RunHistory(
@@ -48,7 +52,7 @@ def compose(reading: Reading, bytes_read: int, *, binary: bool = False) -> RunHi
             bytes_read=bytes_read,
         )
     last = chain[-1]
-    evals = _evals(chain)
+    evals = series.evals(chain)
     ended, reason = _ending(last, reading)
     max_steps = last.total
     if max_steps is None and reading.facts.get("max_steps", "").isdigit():
@@ -59,11 +63,11 @@ def compose(reading: Reading, bytes_read: int, *, binary: bool = False) -> RunHi
         max_steps=max_steps,
         step=last.n if last.n is not None else (last.end.step if last.end is not None else None),
         elapsed_s=_elapsed(chain, reading) if last.total is not None else None,
-        train=_train(chain),
-        evals=evals,
+        train=series.train(chain),
+        evals=evals.points,
         pending_evals=_pending(last, evals),
-        frames=_frames(chain),
-        pauses=_pauses(chain),
+        frames=frames(chain),
+        pauses=pauses(chain),
         ended=ended,
         end_reason=reason,
         traceback=reading.traceback if reading.crashed else "",
@@ -127,65 +131,10 @@ def _ending(last: Process, reading: Reading) -> tuple[Literal["finished", "stopp
     return "stopped", f"training closed at step {last.n} of {last.total}"
 
 
-# --- series ---------------------------------------------------------------------------------------------------------
-
-
-def _evals(chain: list[Process]) -> tuple[EvalPoint, ...]:
-    points: list[EvalPoint] = []
-    for process in chain:
-        known: dict[int, int] = {p.step: i for i, p in enumerate(points) if p.step is not None}
-        for entry in process.evals:
-            point = entry.point or eval_point(entry, process.infer(entry))
-            if point is None:
-                continue
-            if point.step is not None and point.step in known:
-                points[known[point.step]] = point
-                continue
-            if point.step is not None:
-                known[point.step] = len(points)
-            points.append(point)
-    if len(chain) > 1 and all(p.step is not None for p in points):
-        points.sort(key=lambda p: p.step or 0)
-    return tuple(points)
-
-
-def _train(chain: list[Process]) -> tuple[TrainPoint, ...]:
-    points: tuple[TrainPoint, ...] = ()
-    for process in chain:
-        new = process.train.items()
-        late = [(train_point(entry), process.infer(entry)) for entry in process.waiting]
-        placed = [p._replace(step=step) for p, step in late if p is not None and step is not None]
-        if placed:
-            new = tuple(sorted(new + tuple(placed), key=lambda p: -1 if p.step is None else p.step))
-        start = next((p.step for p in new if p.step is not None), None)
-        if points and start is not None:
-            points = tuple(p for p in points if p.step is None or p.step < start)
-        points = points + new if points else new
-    return points
-
-
-def _frames(chain: list[Process]) -> tuple[Frame, ...]:
-    if len(chain) == 1:
-        frames = chain[0].frames.items()
-        return frames if not frames or frames[0].process == 0 else tuple(f._replace(process=0) for f in frames)
-    return tuple(f._replace(process=i) for i, p in enumerate(chain) for f in p.frames.items())
-
-
-def _pauses(chain: list[Process]) -> tuple[Pause, ...]:
-    pauses = []
-    for index, process in enumerate(chain):
-        here = [p._replace(process=index) for p in process.pauses]
-        for entry in process.evals:
-            runtime = entry.point.eval_runtime if entry.point is not None else None
-            if entry.step is not None and runtime is not None and math.isfinite(runtime):
-                here.append(Pause(entry.step, "eval", runtime, index))
-        pauses += sorted(here, key=lambda p: p.step)
-    return tuple(pauses)
-
-
-def _pending(last: Process, evals: tuple[EvalPoint, ...]) -> tuple[int, ...]:
-    known = {e.step for e in evals}
-    return tuple(step for step in dict.fromkeys(last.pending()) if step not in known)
+def _pending(last: Process, evals: Evals) -> tuple[int, ...]:
+    pending = dict.fromkeys(last.pending())
+    known = {e.step for e in evals.points} if pending else set()
+    return tuple(step for step in pending if step not in known)
 
 
 def _no_trainer(bytes_read: int, binary: bool) -> str:
@@ -197,9 +146,9 @@ def _no_trainer(bytes_read: int, binary: bool) -> str:
     return "no line of a Hugging Face Trainer yet: training has not begun, or another program wrote this log"
 
 
-def _warnings(chain: list[Process], evals: tuple[EvalPoint, ...]) -> list[str]:
+def _warnings(chain: list[Process], evals: Evals) -> list[str]:
     words = []
-    odd = [e for e in evals if not math.isfinite(e.eval_loss)]
+    odd = [e for e in evals.points if not math.isfinite(e.eval_loss)] if evals.odd else []
     if odd:
         first = odd[0]
         where = f"at step {first.step}" if first.step is not None else f"at epoch {first.epoch}"
@@ -217,12 +166,12 @@ def _warnings(chain: list[Process], evals: tuple[EvalPoint, ...]) -> list[str]:
         )
     lost = [step for p in chain for step in p.lost_evals]
     if lost:
-        known = {e.step for e in evals}
+        known = {e.step for e in evals.points}
         lost = [step for step in lost if step not in known]
     if lost:
         words.append(f"the value of the evaluation at step {lost[-1]} was lost with its process")
-    if last.total is None and (evals or last.waiting or len(last.train)):
+    if last.total is None and (evals.points or last.waiting or len(last.train)):
         words.append("no progress bar in this log: its lines do not tell their step")
-    elif any(e.step is None for e in evals):
-        words.append(f"{sum(e.step is None for e in evals)} evaluation(s) whose step the log does not tell")
+    elif evals.unplaced:
+        words.append(f"{evals.unplaced} evaluation(s) whose step the log does not tell")
     return words

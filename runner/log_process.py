@@ -15,12 +15,16 @@ event* is in the bytes at once, and the frame drawn after it shows the true step
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
 
 from runner.history import EvalPoint, Frame, Pause, TrainPoint
 from runner.log_words import Record, to_number
 from runner.thin import Thinned, thin_frames, thin_train
+
+_OPEN = 64
+"""Lines that may wait for their step: one so far behind the newest keeps the step it has, or none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +40,9 @@ class Entry:
     declared: bool = False
     """Whether the line said its step itself."""
     point: EvalPoint | None = None
-    """What an evaluation with a proved step amounts to, made once."""
+    """What a settled evaluation amounts to, made once; None for one that prints no eval_loss."""
+    settled: bool = False
+    """Whether an evaluation's step is proved or given up: it never changes again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +63,8 @@ class Process:
 
     def __init__(self, total: int | None) -> None:
         self.total = total
+        self.number = 0
+        """Its place among the processes of the run, as its frames and pauses name it."""
         self.n: int | None = None
         """The newest step that a frame showed."""
         self.elapsed = 0.0
@@ -90,6 +98,9 @@ class Process:
         """The closing line, with train_loss."""
         self.frames: Thinned[Frame] = Thinned(thin_frames)
         self.pauses: list[Pause] = []
+        """In the order of their steps."""
+        self.evals_s = self.saves_s = 0.0
+        """Seconds of all evaluations that printed theirs, and of all saves whose length is known."""
         self.events: deque[Event] = deque()
         self.event: Event | None = None
         """The write under way: cleared, not yet drawn again."""
@@ -101,6 +112,8 @@ class Process:
         """Evaluations whose text never came, because the process died with it."""
         self.block: list[Entry] = []
         """Lines of a first flush that cannot be paired before it ends (see `close_block`)."""
+        self._proved_evals = self._eval_gcd = 0
+        """How many evaluations have a proved step above 0, and the greatest common divisor of those."""
         self._scale: list[tuple[int, float, Record]] = []
         """`(step, epoch, line)` of the first and the newest lines whose step is proved."""
 
@@ -134,15 +147,15 @@ class Process:
     def take(self, record: Record) -> Entry:
         """Take a dict line of the Trainer and find its event."""
         entry = Entry(record, seen_at=self.n)
-        if record.is_end:
-            self.end = entry
-        elif record.is_eval:
-            self.evals.append(entry)
-        else:
-            self.waiting.append(entry)
         said = record.step()
         if said is not None:
             entry.step, entry.declared = said[0], True
+        if record.is_end:
+            self.end = entry
+        elif record.is_eval:
+            self._take_eval(entry)
+        else:
+            self.waiting.append(entry)
         if self.aligned or entry.declared:
             self._pair(entry, self._pop(record))
         elif self.event is not None:
@@ -150,6 +163,25 @@ class Process:
         elif self.events:
             self.block.append(entry)
         return entry
+
+    def _take_eval(self, entry: Entry) -> None:
+        self.evals.append(entry)
+        self.evals_s += entry.record.number(b"eval_runtime") or 0
+        if entry.declared:
+            self._prove(entry)
+        if len(self.evals) > _OPEN:
+            self._give_up(self.evals[-1 - _OPEN])
+
+    def _prove(self, entry: Entry) -> None:
+        """Count in an evaluation whose step is proved."""
+        if entry.step:
+            self._proved_evals += 1
+            self._eval_gcd = math.gcd(self._eval_gcd, entry.step)
+
+    def _give_up(self, entry: Entry) -> None:
+        """Leave an evaluation with the step that can be inferred by now, or without one."""
+        if not entry.settled:
+            entry.point, entry.settled = eval_point(entry, self.infer(entry)), True
 
     def _align_on(self, event: Event) -> None:
         """Find out, at the first lines of a log that begins in the middle of a run, what they belong to.
@@ -187,7 +219,7 @@ class Process:
         if event is None:
             if entry.step is not None:
                 self._settle(entry, entry.step)
-            elif self.total is None or len(self.waiting) > 64:
+            elif self.total is None or len(self.waiting) > _OPEN:
                 self._release()
         elif event.step is None:
             if self.direct is None:
@@ -239,12 +271,17 @@ class Process:
 
     def _last_eval(self) -> int | None:
         """The step of the newest evaluation that has one; the line being taken is already in the list."""
-        return next((e.step for e in reversed(self.evals) if e.step is not None), None)
+        newest = self.evals[: -1 - _OPEN : -1]
+        return next((e.step for e in newest if e.step is not None), None)
 
     def _settle(self, entry: Entry, step: int) -> None:
         """Give a line its proved step."""
+        if entry.settled:
+            return
         if not entry.declared:
             entry.step = step
+            if entry.record.is_eval and not entry.record.is_end:
+                self._prove(entry)
         epoch, proved = entry.record.epoch, entry.step
         if epoch is not None and proved is not None and math.isfinite(epoch):
             if len(self._scale) >= 8:
@@ -256,7 +293,10 @@ class Process:
             self.waiting.remove(entry)
             self._keep(entry)
         elif entry.record.is_eval:
-            entry.point = eval_point(entry, proved)
+            entry.point, entry.settled = eval_point(entry, proved), True
+            runtime = entry.point.eval_runtime if entry.point is not None else None
+            if proved is not None and runtime is not None and math.isfinite(runtime):
+                insort(self.pauses, Pause(proved, "eval", runtime, self.number))
 
     def _keep(self, entry: Entry) -> None:
         point = train_point(entry)
@@ -265,6 +305,24 @@ class Process:
         self.train.append(point)
         if self.odd_gradient is None and point.grad_norm is not None and not math.isfinite(point.grad_norm):
             self.odd_gradient = point
+
+    # --- time ---
+
+    def reading(self, step: int) -> None:
+        """Keep what the bar's clock shows at a step."""
+        self.frames.append(Frame(step, self.elapsed, self.number))
+
+    def saved(self, step: int, seconds: float) -> None:
+        """Take a save after `step` and how long it took."""
+        self.saves_s += seconds
+        insort(self.pauses, Pause(step, "save", seconds, self.number))
+
+    def renumber(self, number: int) -> None:
+        """Give the process its place in the run, which is known once it is known which ones belong together."""
+        if number != self.number:
+            self.number = number
+            self.frames.change(lambda f: f._replace(process=number))
+            self.pauses = [p._replace(process=number) for p in self.pauses]
 
     # --- epochs ---
 
@@ -326,8 +384,7 @@ class Process:
 
     def _cadence(self) -> int:
         """The step that divides all proved evaluation steps, 0 with fewer than two of them."""
-        steps = [e.step for e in self.evals if e.step]
-        return math.gcd(*steps) if len(steps) >= 2 else 0
+        return self._eval_gcd if self._proved_evals >= 2 else 0
 
     # --- the end ---
 
@@ -338,6 +395,8 @@ class Process:
         self.event = None
         self.lost_evals = [e.step for e in self.events if e.evaluation and e.step is not None]
         self.events.clear()
+        for entry in self.evals[-_OPEN:]:
+            self._give_up(entry)
 
     def pending(self) -> list[int]:
         """Steps of evaluations that were written while their text is still on its way."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from runner.history import Frame, Pause
 from runner.log_history import Reading
 from runner.log_process import Entry, Process
 from runner.log_words import INTERESTING, RESUME_HINT, Record, Tracebacks, death_notice, fact, rate, seconds
@@ -244,7 +243,7 @@ class TokenReader:
         if self._elapsed == self._kept_clock:
             return
         self._kept_clock = self._elapsed
-        process.frames.append(Frame(step, process.elapsed, len(self.processes) - 1))
+        process.reading(step)
         # a long run is read ever more rarely, in proportion to its length
         self._next_reading = step + max(1, step // (LIMIT // 4))
 
@@ -253,13 +252,10 @@ class TokenReader:
         before, at = self._saving or (0, 0.0)
         self._saving = None
         process.elapsed = max(process.elapsed, seconds(self._elapsed))
-        paused = sum(p.seconds for p in process.pauses) + sum(
-            e.record.number(b"eval_runtime") or 0 for e in process.evals
-        )
-        per_step = max(0.0, at - paused) / before if before else 0.0
+        per_step = max(0.0, at - process.saves_s - process.evals_s) / before if before else 0.0
         spent = process.elapsed - at - (step - before) * per_step
         if spent >= 2:
-            process.pauses.append(Pause(before, "save", round(spent, 1), len(self.processes) - 1))
+            process.saved(before, round(spent, 1))
 
     # --- the other tokens ---
 

@@ -45,6 +45,11 @@ class Thinned(Generic[T]):
         self._points = [p for p in self._points if not unwanted(p)]
         self._frozen = None
 
+    def change(self, new: Callable[[T], T]) -> None:
+        """Put another point in the place of each."""
+        self._points = [new(p) for p in self._points]
+        self._frozen = None
+
     def items(self) -> tuple[T, ...]:
         """The points kept so far; the same tuple while nothing was added."""
         if self._frozen is None:

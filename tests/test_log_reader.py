@@ -1,6 +1,7 @@
 """The reader on bytes of every other kind: arbitrary ones, other trainers' habits, very long logs."""
 
 import itertools
+import sys
 
 import pytest
 from hypothesis import example, given, settings
@@ -222,6 +223,83 @@ def test_a_long_log_stays_small_and_keeps_its_extremes():
     assert {99.0, 0.001} <= {p.loss for p in history.train}
     assert (history.step, history.train[-1].step) == (30000, 30000)
     assert history.elapsed_s == 30000
+
+
+def resumed_twice():
+    """A run of 120 steps that was killed at 60 and at 100 and resumed from 40 and 80; each time it evaluates again."""
+    out = b""
+    for first, last in ((0, 60), (40, 100), (80, 120)):
+        out += start()
+        for n in range(first + 1, last + 1):
+            out += bar(n)
+            if n % 4 == 0:
+                out += loss(n)
+            if n % 10 == 0:
+                out += evaluation(n, value=f"{2 - n / 1000 + first / 1e4:.4g}")
+    return out
+
+
+def without_bars(evals):
+    lines = [f"{{'eval_loss': '{1 + 1 / n:.4g}', 'eval_runtime': '1.5', 'epoch': '{n}'}}\n" for n in range(1, evals)]
+    return "".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (resumed_twice(), 1500),
+        (run(300, evals=2), 2500),
+        (run(300, evals=2)[20_000:], 2500),
+        (without_bars(200), 500),
+    ],
+    ids=["resumed twice", "150 evaluations", "150 evaluations, beginning gone", "no bars"],
+)
+def test_however_often_somebody_looks_the_history_is_the_same(data, size):
+    reader = LogReader()
+    for end in range(size, len(data) + size, size):
+        reader.feed(data[end - size : end])
+        assert repr(reader.history()) == repr(read(data[:end]))
+
+
+def test_a_resumed_run_keeps_one_evaluation_of_a_step_and_the_newer_one():
+    history = read(resumed_twice())
+    assert [e.step for e in history.evals] == list(range(10, 121, 10))
+    assert [p.step for p in history.train] == list(range(4, 121, 4))
+    assert next(e for e in history.evals if e.step == 90).eval_loss == pytest.approx(2 - 0.09 + 0.008)
+    assert {p.process for p in history.pauses} == {f.process for f in history.frames} == {0, 1, 2}
+
+
+def calls_of_a_look(log, more):
+    """How many function calls a look takes after `more` came in."""
+    reader = LogReader()
+    reader.feed(log)
+    reader.history()
+    reader.feed(more)
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        reader.history()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_look_costs_what_is_new_and_not_what_the_log_holds(resumed):
+    def log(steps):
+        before = run(40, 100_000) if resumed else b""
+        return before + start(100_000) + b"".join(evaluation(n, 100_000) for n in range(50, steps, 10))
+
+    def more(n):
+        return evaluation(n, 100_000) + loss(n + 2, 100_000)
+
+    short, long = calls_of_a_look(log(200), more(200)), calls_of_a_look(log(20_000), more(20_000))
+    assert long <= short + 20
 
 
 def test_a_line_without_end_is_not_kept():
