@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "launch": "Rent, boot, ship, start, arm the guard.",
     "runs": "What runs are known here.",
     "instances": "What is rented, and what is still billing.",
+    "rule": "The auto-stop rule of a run, and another one while it goes on.",
     "stop": "Stop training with a checkpoint, keep the box.",
     "kill": "Stop, destroy the box and prove it gone.",
     "migrate": "Move a live run to a better box.",
