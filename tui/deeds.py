@@ -7,17 +7,30 @@ what the command tells.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from remote.deeds import DeedStep
+from remote.home import home
+from runner.autostop import StopRule
 from runner.errors import Exit
 from tui import words
+from tui.commands.common import STEPS
 from tui.snapshot import QuoteRow, RunSnapshot
+
+_LOOK_S = 0.05
+"""Seconds between two looks at what a command says."""
+_KEPT_S = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +59,85 @@ class DeedEnd:
     code: int
     state: str
     text: str
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """What the command printed with `--json`."""
 
 
-def run_deed(deed: Deed, say: Callable[[str], None]) -> DeedEnd:
-    """Run the command, telling each line that it says. Blocks; for a thread of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tui", *deed.command, "--yes", "--json"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None  # noqa: S101 - both are pipes
-    assert process.stderr is not None  # noqa: S101
-    last = ""
-    for line in process.stderr:
-        if line.strip():
-            last = line.strip()
-            say(last)
-    document = _document(process.stdout.read())
-    code = process.wait()
+Told = str | DeedStep
+"""A phase that begins or has ended, or a line that the command says beside them."""
+
+
+def run_deed(deed: Deed, say: Callable[[Told], None]) -> DeedEnd:
+    """Run the command, telling each phase and each line that it says. Blocks; for a thread of its own.
+
+    The command writes into files and not into pipes: it goes on undisturbed when this process is left.
+    """
+    folder = home() / "deeds"
+    folder.mkdir(parents=True, exist_ok=True)
+    _tidy(folder)
+    stem = folder / f"{deed.command[0]}-{uuid.uuid4().hex[:8]}"
+    spoken, printed = stem.with_suffix(".err"), stem.with_suffix(".out")
+    with spoken.open("wb") as err, printed.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tui", *deed.command, "--yes", "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, STEPS: "json"},
+            start_new_session=True,
+        )
+    said: list[str] = []
+    with spoken.open("rb") as lines:
+        rest = b""
+        while True:
+            over = process.poll() is not None
+            *whole, rest = (rest + lines.read()).split(b"\n")
+            for raw in [*whole, rest] if over else whole:
+                line = raw.decode("utf-8", "replace").rstrip()
+                if line.strip():
+                    told = _step_of(line) or line
+                    said += [line] if told is line else []
+                    say(told)
+            if over:
+                break
+            time.sleep(_LOOK_S)
+    end = _end_of(process.returncode, said, _document(printed.read_text("utf-8", "replace")))
+    for path in (spoken, printed):
+        path.unlink(missing_ok=True)
+    return end
+
+
+def _end_of(code: int, said: Sequence[str], document: dict[str, Any]) -> DeedEnd:
     state = str(document.get("state", "done" if code == 0 else "failed"))
-    if code == Exit.UNCONFIRMED or state == "unconfirmed":
-        return DeedEnd(False, code, "unconfirmed", "unconfirmed: it may still bill. tunewatch reconcile looks again.")
+    if state == "unconfirmed" or (code == Exit.UNCONFIRMED and state != "running"):
+        text = "unconfirmed: it may still bill. tunewatch reconcile looks again."
+        return DeedEnd(False, code, "unconfirmed", text, document)
     if code == 0:
-        return DeedEnd(True, code, state, state)
-    return DeedEnd(False, code, state, last.removeprefix("tunewatch: ") or f"exit {code}")
+        return DeedEnd(True, code, state, state, document)
+    return DeedEnd(False, code, state, _complaint(said) or f"exit {code}", document)
+
+
+def _complaint(said: Sequence[str]) -> str:
+    """The sentence of the error with what to do about it; the last line where there is no such sentence."""
+    starts = [number for number, line in enumerate(said) if line.startswith("tunewatch: ")]
+    if not starts:
+        return said[-1].strip() if said else ""
+    return " ".join(line.strip() for line in said[starts[-1] :]).removeprefix("tunewatch: ")
+
+
+def _step_of(line: str) -> DeedStep | None:
+    if not line.startswith('{"name": '):
+        return None
+    found = _document(line)
+    return DeedStep(str(found["name"]), found.get("ok"), str(found.get("detail", "")), found.get("s"))
+
+
+def _tidy(folder: Path) -> None:
+    """Take away what deeds have left whose screen did not live to read their end."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _KEPT_S:
+                path.unlink()
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -81,6 +146,13 @@ def _document(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def rule_deed(name: str, target: str, rule: StopRule) -> Deed:
+    """Let the run go on under another auto-stop rule."""
+    command = ["rule", target, "--patience", str(rule.patience), "--min-delta", f"{rule.min_delta:.9g}"]
+    command += ["--min-steps", str(rule.min_steps), "--count-from", rule.count_from]
+    return Deed("another rule", tuple(command), (f"{name} goes on under: {rule.in_words()}.",), "Apply")
 
 
 def stop_deed(snapshot: RunSnapshot) -> Deed:

@@ -15,6 +15,8 @@ from remote.deeds import DeedStep
 from runner.errors import RefusedError, UsageError
 
 Command = Callable[..., Any]
+STEPS = "TUNEWATCH_STEPS"
+"""Set to `json` by a screen that runs a command: each phase is told as JSON, when it begins and when it ends."""
 
 
 def json_option(function: Command) -> Command:
@@ -73,6 +75,9 @@ def confirm_by_name(name: str, what: str, *, yes: bool, as_json: bool = False) -
 
 def say_step(step: DeedStep) -> None:
     """Tell one phase of a deed on stderr when it ends: `✓ ship  2.1s  14 files`. What begins is not told twice."""
+    if os.environ.get(STEPS) == "json":
+        click.echo(json.dumps({"name": step.name, "ok": step.ok, "detail": step.detail, "s": step.seconds}), err=True)
+        return
     if step.ok is None:
         return
     took = "" if step.seconds is None else f"  {step.seconds:.1f}s"
