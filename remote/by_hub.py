@@ -6,6 +6,7 @@ token travels over stdin into a file that is gone before this returns.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +44,17 @@ class OnHub:
     prefix: str
     """Folder of the checkpoint in the repository."""
 
+    @property
+    def place(self) -> str:
+        """How the journal names it: what the path is for a checkpoint on a box."""
+        return f"hub:{self.repo}@{self.revision}:{self.prefix}"
+
+    @classmethod
+    def from_place(cls, place: str) -> OnHub | None:
+        """Read what `place` wrote; None for a path on a box."""
+        found = re.fullmatch(r"hub:([^@:]+)@([^@:]+):(.+)", place)
+        return cls(found[1], found[2], found[3]) if found else None
+
 
 def uploaded(events: Iterable[Mapping[str, object]], repo: str, run: str, recipe: str, step: int) -> OnHub | None:
     """Where the run's checkpoint of `step` was uploaded to; None while no upload of it was found whole.
@@ -56,7 +68,12 @@ def uploaded(events: Iterable[Mapping[str, object]], repo: str, run: str, recipe
     ]
     if not repo or not revisions or not revisions[-1]:
         return None
-    return OnHub(repo, revisions[-1], f"{recipe}-{run.rpartition('/')[2]}/checkpoint-{step}")
+    return OnHub(repo, revisions[-1], f"{prefix_of(recipe, run)}/checkpoint-{step}")
+
+
+def prefix_of(recipe: str, run: str) -> str:
+    """The folder of a run in its repository, as `runner.study.hub` names it: recipe and stamp."""
+    return f"{recipe}-{run.rpartition('/')[2]}"
 
 
 def fetcher(where: OnHub, python: str, environment: Mapping[str, str]) -> Fetch:

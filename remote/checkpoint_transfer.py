@@ -115,7 +115,7 @@ def newest_checkpoint(
 def carry(
     desk: Desk,
     cargo: Cargo,
-    old: End,
+    old: End | None,
     new: End,
     dest: str,
     note: Note,
@@ -126,8 +126,9 @@ def carry(
 ) -> Carried:
     """Bring `cargo` to `dest` (absolute, ends in checkpoint-N) on the new box; harmless to repeat.
 
-    `hub` downloads the checkpoint into a folder of the new box, where it was uploaded. Raises SourceSpoiledError,
-    NotFoundError when the source was pruned meanwhile, and the link's error when it stays broken for `tries` tries.
+    `hub` downloads the checkpoint into a folder of the new box, where it was uploaded; without an `old` box it is the
+    only way. Raises SourceSpoiledError, NotFoundError when the source was pruned meanwhile, and the link's error when
+    it stays broken for `tries` tries.
     """
     begun = desk.mono()
     moved, used, spoiled = 0, "there already", False
@@ -144,16 +145,18 @@ def carry(
                 used = way.name
                 meter = _Meter(note, way, cargo.size, cargo.size - left)
                 try:
-                    if way.name == "hub" and hub is not None:
+                    if hub is not None and (way.name == "hub" or old is None):
                         lacking = [n for n, have in missing.items() if have < int(cargo.files[n]["bytes"])]
                         hub(new.host, f"{dest}.carry", lacking)
+                    elif old is None:
+                        raise NotFoundError(f"{cargo.path} is neither on a box nor on the Hub.")
                     elif way.name == "direct" and old.door is not None:
                         with opened(old.host, new.host) as key:
                             pull(new.host, old.door, key, cargo, missing, f"{dest}.carry", meter.add)
                     else:
                         _through_here(old.host, new.host, cargo, missing, f"{dest}.carry", meter.add)
                 except (UnreachableError, RefusedError) as error:
-                    if way.name != "laptop":
+                    if way.name != "laptop" and old is not None:
                         broken.append(way.name)
                         note.say(f"{way.name} does not work ({error.message}), another way")
                         continue
@@ -195,9 +198,12 @@ def carry_file(old: Transport, new: Transport, source: str, dest: str) -> int:
 
 
 def _choose(
-    cargo: Cargo, old: End, new: End, left: int, usd_per_h: float, on_hub: bool, broken: list[str]
+    cargo: Cargo, old: End | None, new: End, left: int, usd_per_h: float, on_hub: bool, broken: list[str]
 ) -> Way:  # fmt: skip
     """The best way that has not failed."""
+    if old is None:
+        found = ways(left, Line(), new.line, usd_per_h=usd_per_h, reachable=False, on_hub=True)
+        return next(way for way in found if way.name == "hub")
     reachable = old.door is not None and "direct" not in broken and is_reachable(new.host, old.door)
     found = ways(
         left, old.line, new.line, usd_per_h=usd_per_h, reachable=reachable, on_hub=on_hub and "hub" not in broken

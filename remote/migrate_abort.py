@@ -129,5 +129,5 @@ def back(move: Move, note: Note) -> None:
         target=Target("vast", run_dir, instance_id=move.old_id), home=move.desk.journal.home,
         grace_s=move.request.launch.grace_s, environment=move.env, phases=phases,
     )  # fmt: skip
-    move.desk.journal.put_box(move.old_id, epoch=epoch, state="running")
+    move.desk.journal.put_box(move.old_id, epoch=epoch, state="running", asked_stop=None)
     note.detail = f"from step {cargo.step}, epoch {epoch}"

@@ -14,15 +14,17 @@ from typing import Any
 from remote.access import own_key, wait_for_ssh
 from remote.arming import Wishes, arm, limits_for, read_guard
 from remote.bootstrap import put_secrets
-from remote.by_hub import Fetch, fetcher, uploaded
-from remote.checkpoint_transfer import Cargo, SourceSpoiledError, carry, newest_checkpoint
+from remote.by_hub import Fetch, OnHub, fetcher, prefix_of, uploaded
+from remote.checkpoint_transfer import Cargo, End, SourceSpoiledError, carry, newest_checkpoint
 from remote.decision import Decision, decide, instance_offer, seconds_per_step
 from remote.desk import Note
 from remote.labels import new_label
 from remote.launch import choose_image, python_command
 from remote.money import bill
 from remote.move import Move
+from remote.on_hub import newest_on_hub
 from remote.provider import Instance
+from remote.recovery_policy import refuse_if_over
 from remote.remote_run import PASSED_ON
 from remote.rent import check_offer, create_box, resolve, verify_row, wait_boot
 from remote.transport import Transport
@@ -131,7 +133,14 @@ def save(move: Move, note: Note) -> dict[str, Any]:
         if carried is not None:
             note.detail = f"the old box is gone; step {carried['step']} is used"
             return {}
-        _wake(move, note)
+        try:
+            _wake(move, note)
+        except RefusedError as error:
+            left = from_the_hub(move, error)
+            note.detail = f"step {left.step}, {left.size / 1e6:.0f} MB, on the Hub; {error.message}"
+            return {"cargo": left.to_json()}
+    if move.request.recovery is not None:
+        refuse_if_over(move.status(move.old_id, move.request.old_dir), move.request.run)
     until = desk.mono() + FIRST_SAVE_S
     while True:
         cargo, torn = newest(move, move.old_id, move.request.old_dir, pin=True)
@@ -163,6 +172,18 @@ def newest(
     return max(found, key=lambda c: c.step, default=None), passed
 
 
+def from_the_hub(move: Move, why: RefusedError) -> Cargo:
+    """What the run uploaded last, where its box cannot be read; raises `why` when that is nothing."""
+    recipe = move.recipe()
+    repo = recipe.train.hf_repo_id or move.order.hf_repo_id
+    if repo:
+        cargo = newest_on_hub(repo, prefix_of(recipe.name, move.request.run), move.env)
+        if cargo is not None:
+            return cargo
+        why.message += f" {repo} holds no whole checkpoint of it either."
+    raise why
+
+
 def _wake(move: Move, note: Note) -> None:
     """A halted box still has its disk: it is started to be read, never to train."""
     desk, row = move.desk, move.row(move.old_id)
@@ -170,6 +191,8 @@ def _wake(move: Move, note: Note) -> None:
         raise RefusedError(
             f"Instance {move.old_id} is gone, and with it its checkpoints.", hint="Start anew with tunewatch launch."
         )
+    if row.status == "offline":
+        raise RefusedError(f"The host of instance {move.old_id} is offline.", hint="Try again when it is back.")
     note.say(f"instance {move.old_id} is {row.status}; starting it to read its disk")
     move.deed.intent("wake", instance=move.old_id)
     try:
@@ -194,11 +217,13 @@ def transfer(move: Move, note: Note) -> dict[str, Any]:
     for _ in range(4):
         try:
             done = carry(
-                move.desk, cargo, move.end(move.old_id, door=True), move.end(move.new_id),
+                move.desk, cargo, source_of(move, cargo), move.end(move.new_id),
                 f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{cargo.step}", note, usd_per_h=move.usd_per_h(),
                 hub=hub_of(move, cargo),
             )  # fmt: skip
         except (SourceSpoiledError, NotFoundError) as error:
+            if OnHub.from_place(cargo.path) is not None:
+                raise
             if isinstance(error, SourceSpoiledError):
                 at_most = cargo.step - 1
             note.say(f"{error.message} Looking for another.")
@@ -215,8 +240,16 @@ def transfer(move: Move, note: Note) -> dict[str, Any]:
     raise RefusedError("The old run prunes its checkpoints faster than they can be brought over.")
 
 
+def source_of(move: Move, cargo: Cargo) -> End | None:
+    """The old box as an end of a transfer; None for a checkpoint that is on the Hub alone."""
+    return None if OnHub.from_place(cargo.path) is not None else move.end(move.old_id, door=True)
+
+
 def hub_of(move: Move, cargo: Cargo) -> Fetch | None:
     """How to fetch a checkpoint from the Hub; None for a run that does not upload, or has not uploaded this one."""
+    known = OnHub.from_place(cargo.path)
+    if known is not None:
+        return fetcher(known, move.box(move.new_id).python, move.env)
     recipe = move.recipe()
     repo = recipe.train.hf_repo_id or move.order.hf_repo_id
     if not repo:

@@ -16,9 +16,10 @@ from remote.checkpoint_transfer import Cargo, SourceSpoiledError, carry, carry_f
 from remote.deeds import DeedStep
 from remote.desk import Note
 from remote.destroy import destroy
-from remote.migrate_ready import arm_guard, from_now, hub_of, newest
+from remote.migrate_ready import arm_guard, from_now, hub_of, newest, source_of
 from remote.money import bill
 from remote.move import Move
+from remote.recovery_policy import mirror_of
 from remote.remote_run import start_run
 from remote.stop import stop_run
 from remote.target import Target
@@ -68,6 +69,7 @@ def drain(move: Move, note: Note) -> dict[str, Any]:
         _halt(move, note, error)
         host = None
     if host is None:
+        _keep_halted(move, note)
         note.detail = f"the old box is gone; the run goes on from step {first.step}"
         return {**facts, "cargo2": first.to_json(), "old_alive": False, "lost_steps": None, "drain_s": 0.0}
     status = _stopped(move, host, note)
@@ -133,6 +135,21 @@ def _stopped(move: Move, host: Transport, note: Note) -> Status | None:
     return status
 
 
+def _keep_halted(move: Move, note: Note) -> None:
+    """A host that is gone may come back: its box is told to stay halted, so that no trainer of ours wakes up in it."""
+    row = move.row(move.old_id)
+    if row is None or row.halted:
+        return
+    move.deed.intent("halt", instance=move.old_id)
+    try:
+        move.desk.patiently(lambda: move.desk.provider.stop(move.old_id), for_s=30.0)
+    except (ProviderError, UnreachableError) as error:
+        # what comes back there is fenced off from the Hub by its epoch, and the box is destroyed a few minutes from now
+        note.say(f"instance {move.old_id} cannot be told to stay halted: {error.message}")
+        return
+    move.deed.done("halt", instance=move.old_id)
+
+
 def _halt(move: Move, note: Note, error: UnreachableError) -> None:
     """A box that is said to run and cannot be asked: the provider has to end what runs there, or nothing is started."""
     desk = move.desk
@@ -169,7 +186,7 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
         dest = f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{last.step}"
         try:
             done = carry(
-                desk, last, move.end(move.old_id, door=True), move.end(move.new_id), dest, note,
+                desk, last, source_of(move, last), move.end(move.new_id), dest, note,
                 usd_per_h=move.usd_per_h(), hub=hub_of(move, last),
             )  # fmt: skip
             moved, way = done.bytes, done.way
@@ -178,7 +195,7 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
             move.host(move.new_id).ping()
             note.say(f"{error.message} Going on from step {first.step}.")
             last = first
-    kept = _carry_files(move, note) if data.get("old_alive") else {}
+    kept = _carry_files(move, note) if data.get("old_alive") else _from_mirror(move)
     small = sum(kept.values()) / 1e3
     note.detail = f"step {last.step}, {moved / 1e6:.1f} MB by {way}, {small:.0f} kB of log and metrics"
     stopped = data.get("stopped_step")
@@ -198,6 +215,22 @@ def _carry_files(move: Move, note: Note) -> dict[str, int]:
         return {}
     names += [name for name in there if name.startswith("metrics") and name.endswith(".json")]
     return {n: carry_file(old, new, f"{move.request.old_dir}/{n}", f"{move.new_dir}/{n}") for n in names}
+
+
+def _from_mirror(move: Move) -> dict[str, int]:
+    """Log and metrics as far as this laptop saw them, where the old box cannot be asked for its own."""
+    folder = mirror_of(move.desk.journal.home, move.old_id, move.request.old_dir)
+    kept = {}
+    for name in (LOG, METRICS):
+        try:
+            body = (folder / name).read_bytes()
+        except OSError:
+            continue
+        # the rest of a line that was cut will never come
+        body = body[: body.rfind(b"\n") + 1]
+        move.host(move.new_id).put(body, f"{move.new_dir}/{name}")
+        kept[name] = len(body)
+    return kept
 
 
 # -- M9 ---------------------------------------------------------------------------------------------------------------
@@ -231,6 +264,7 @@ def start(move: Move, note: Note) -> dict[str, Any]:
     fields = {
         "state": "running", "run_dir": move.new_dir, "guard": "watching", "epoch": move.request.epoch,
         "budget_usd": move.request.launch.wishes.budget_usd, "ssh_kind": move.deed.data.get("ssh_kind"),
+        "asked_stop": None,
         "deadline_at": old.data.get("deadline_at") if old is not None and deadline is not None else None,
     }  # fmt: skip
     desk.journal.put_box(move.new_id, **fields)

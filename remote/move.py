@@ -54,6 +54,8 @@ class Request:
     """Steps on the new box after which the old one may go."""
     rehearse_steps: int = 20
     max_steps: int | None = None
+    recovery: Mapping[str, Any] | None = None
+    """Why this is done without being asked: cause and number; None for a move that a person wanted."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

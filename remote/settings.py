@@ -36,6 +36,11 @@ SETTINGS: dict[str, Setting] = {
     "launch.grace": Setting(60.0, "Seconds from the request to stop to the kill."),
     "watch.front": Setting(1.0, "Seconds between two looks at the run in front."),
     "watch.background": Setting(10.0, "Seconds between two looks at the runs behind it."),
+    "recover.auto": Setting(False, "Replace a box that is lost, and go on from the newest checkpoint, without asking."),
+    "recover.most": Setting(2, "Times that one run may be moved by itself."),
+    "recover.price": Setting(1.0, "USD per hour that the new box may cost, its disk in it."),
+    "recover.total": Setting(20.0, "USD that a run may cost in all, with what the new box is expected to add."),
+    "recover.after": Setting(180.0, "Seconds that the provider has to have called a box lost."),
     "market.offers": Setting("", "An offers file to quote from instead of the bundled example market."),
     "look.theme": Setting("", "Name of the theme; empty for the default."),
 }

@@ -67,9 +67,14 @@ def verify_manifest(checkpoint_dir: PathLike, *, hashes: bool = True) -> list[st
 def read_manifest(checkpoint_dir: PathLike) -> dict[str, dict[str, Any]] | None:
     """`{file name: {"sha256", "bytes"}}` of a checkpoint; None when it has no (readable) manifest."""
     try:
-        data = read_object((Path(checkpoint_dir) / MANIFEST).read_bytes())
+        return parse_manifest((Path(checkpoint_dir) / MANIFEST).read_bytes())
     except OSError:
         return None
+
+
+def parse_manifest(raw: bytes) -> dict[str, dict[str, Any]] | None:
+    """The same from the bytes of a manifest.json."""
+    data = read_object(raw)
     entries = data.get("files") if data else None
     if not isinstance(entries, dict) or not all(isinstance(v, dict) for v in entries.values()):
         return None

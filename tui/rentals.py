@@ -3,6 +3,7 @@
     nothing rented     the thread looks at the journal's time stamp every few seconds, and that is all
     something rented   one listing of the account every 15 s; one frozen `RentalSnapshot` after each
     past a limit       the box is ended as by `tunewatch kill`, in a process that outlives the screen
+    lost               the run goes on elsewhere as by `tunewatch migrate --recover`, where its policy allows it
     read-only, or a second control room on the same home     only looks, and says so
 
 A limit is enforced twice, by the guard on the box and here, each without the other: here budget and deadline by the
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import ProviderError, TunewatchError
+from tui.recoveries import Recoveries
 from tui.rental_view import Act, Alarm, RentalSnapshot, alarms, box_name, gone_alarm
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from remote.lock import FileLock
     from remote.notices import Notice
     from remote.provider import Instance, Provider
+    from remote.recovery_policy import Loss
     from remote.rented import Absences, GuardSight, IdleWatch, RentedBox
 
 INTERVAL_S = 15.0
@@ -54,12 +57,14 @@ class Rentals(threading.Thread):
         read_only: bool = False,
         make_provider: Callable[[], Provider] | None = None,
         end: Callable[[Overdue], None] | None = None,
+        recover: Callable[[Loss], None] | None = None,
         sight: Callable[[BoxRecord, Instance], GuardSight] | None = None,
         interval: float = INTERVAL_S,
         clock: Callable[[], float] = time.time,
         mono: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`end` ends a box or raises (default: `tunewatch kill` in its own process); `sight` reads a guard (over SSH).
+        """`end` ends a box or raises (default: `tunewatch kill` in its own process), `recover` moves a run whose box
+        was lost (`tunewatch migrate --recover`); `sight` reads a guard (over SSH).
 
         `clock` is seconds since the epoch. `post` is called from this thread and from that of a deed.
         """
@@ -69,6 +74,7 @@ class Rentals(threading.Thread):
         self._read_only = read_only
         self._make_provider = make_provider
         self._end = end or end_by_command
+        self._recoveries = Recoveries(recover, self.look_now)
         self._sight = sight
         self._interval = interval
         self._clock, self._mono = clock, mono
@@ -135,7 +141,7 @@ class Rentals(threading.Thread):
         if self._lock is not None:
             self._lock.release()
         busy = [t for t in (self._deed, self._guards) if t is not None and t.is_alive()]
-        if self._journal is not None and not busy:
+        if self._journal is not None and not busy and not self._recoveries.under_way:
             self._journal.close()
             self._journal = self._desk = self._rows = self._answered = None
 
@@ -204,6 +210,8 @@ class Rentals(threading.Thread):
             due = [b for b in wanted if b.instance not in busy and (b.instance in running or b not in (*idle, *late))]
             if acting and due:
                 self._enforce(due)
+            if acting:
+                self._recoveries.take(journal, rows, gone, now, self._mono())
             self._read_guards(journal, rows, acting)
             self._ask_account(journal, rows, now)
         guards = {instance: sight.alarm for instance, sight in self._sights.items()}
@@ -211,7 +219,7 @@ class Rentals(threading.Thread):
         age = None if self._answered is None else max(0.0, self._mono() - self._answered)
         snapshot = RentalSnapshot(boxes, age, trouble, (), acting, why_not)
         told = alarms(snapshot, tuple(self._acts.items()), self._said, failures=self._failures)
-        return replace(snapshot, alarms=(*self._ends, *told))
+        return replace(snapshot, alarms=(*self._ends, *self._recoveries.alarms, *told))
 
     def _publish(self, snapshot: RentalSnapshot) -> None:
         self._shown = True
@@ -310,6 +318,7 @@ class Rentals(threading.Thread):
         for thread in (self._deed, self._guards):
             if thread is not None:
                 thread.join(timeout)
+        self._recoveries.wait(timeout)
 
     def _read_guards(self, journal: Journal, rows: list[Instance], acting: bool) -> None:
         """Look at the guards now and then, beside this thread: a link that hangs must not hold up the list."""

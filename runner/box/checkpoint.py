@@ -64,9 +64,9 @@ def newest(directory: Path, at_most: int | None = None, pin: Path | None = None)
             "path": str(place.resolve()),
             "sealed": sealed,
             "files": files,
-            "eval_loss": _eval_at(state, step),
+            "eval_loss": eval_at(state, step),
             "global_step": state.get("global_step"),
-            "best_step": _best_step(state),
+            "best_step": best_step(state),
             "torn": torn,
         }
     return {"step": None, "torn": torn}
@@ -165,7 +165,7 @@ def _trainer_state(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _eval_at(state: dict[str, Any], step: int | None) -> float | None:
+def eval_at(state: dict[str, Any], step: int | None) -> float | None:
     """The eval loss that the trainer itself had at this step."""
     history = state.get("log_history")
     for row in reversed(history if isinstance(history, list) else []):
@@ -174,7 +174,7 @@ def _eval_at(state: dict[str, Any], step: int | None) -> float | None:
     return None
 
 
-def _best_step(state: dict[str, Any]) -> int | None:
+def best_step(state: dict[str, Any]) -> int | None:
     """The step with the lowest eval loss, as our auto-stop or the Trainer itself remembers it."""
     machine: Any = state.get("stateful_callbacks")
     for key in ("AutoStop", "attributes", "machine", "best_step"):

@@ -93,13 +93,21 @@ def offer_of(fake: FakeVast) -> int:
 
 
 @contextmanager
-def a_run(fake: FakeVast, folder: Path, **options: object) -> Iterator[Moving]:
-    """Launch the stand-in trainer on a box and wait for its first checkpoint; ends everything of it afterwards."""
+def a_run(
+    fake: FakeVast, folder: Path, *, bid: float | None = None, hf_repo_id: str = "", python: str = "python3",
+    **options: object,
+) -> Iterator[Moving]:  # fmt: skip
+    """Launch the stand-in trainer on a box and wait for its first checkpoint; ends everything of it afterwards.
+
+    With `bid` (USD/h) the box is interruptible.
+    """
     laptop = Laptop(fake, folder)
     spoil = folder / "spoil"
     recipe, witness = standin_recipe(folder, **{"step_s": 0.02, "spoil": spoil, **options})
     laptop.recipe = recipe
-    result = launch(laptop.desk(), laptop.request(offer_of(fake), name=RUN), laptop.open_pair, {})
+    asked = laptop.request(offer_of(fake), name=RUN, bid_usd_per_h=bid)
+    asked = replace(asked, order=replace(asked.order, hf_repo_id=hf_repo_id), python=python)
+    result = launch(laptop.desk(), asked, laptop.open_pair, {})
     assert result.instance_id is not None
     moving = Moving(laptop, witness, spoil, fake.world.boxes[result.instance_id], offer_of(fake))
     try:

@@ -14,6 +14,12 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 @click.option("--max-price", type=click.FloatRange(min=0), help="USD per hour at most, the disk in it.")
 @click.option("--resume", is_flag=True, help="Go on with a migration that was cut.")
 @click.option("--abort", is_flag=True, help="Undo a migration that was cut: the run stays on its old box.")
+@click.option("--recover", is_flag=True, help="Go on elsewhere if its box was lost and its policy allows it.")
+@click.option("--dry-run", is_flag=True, help="With --recover: only say what would be done.")
+@click.option("--auto", type=click.Choice(["on", "off"]), help="Whether a lost box is replaced without asking.")
+@click.option("--times", type=click.IntRange(min=1), help="With --auto on: recoveries of this run at most.")
+@click.option("--max-total", type=click.FloatRange(min=0), help="With --auto on: USD the run may cost in all.")
+@click.option("--after", help="With --auto on: 90s, 5m, ... that a box has to have been lost.")
 @yes_option
 @json_option
 def command(
@@ -23,6 +29,12 @@ def command(
     max_price: float | None,
     resume: bool,
     abort: bool,
+    recover: bool,
+    dry_run: bool,
+    auto: str | None,
+    times: int | None,
+    max_total: float | None,
+    after: str | None,
     yes: bool,
     as_json: bool,
 ) -> int:
@@ -33,16 +45,28 @@ def command(
     \b
     tunewatch migrate stage5/20260215-104518 --to 7000002
     tunewatch migrate stage5/20260215-104518 --resume
+    tunewatch migrate stage5/20260215-104518 --auto on --max-price 0.80 --times 2
     """
     from remote.access import opener
     from remote.migrate import abort_migration, account, last_migration, migrate, resume_migration, unfinished
     from remote.migrate_plan import plan_move, refuse_if_it_does_not_pay
     from runner.errors import Exit, RefusedError
-    from tui.cloud import dollars, open_desk
+    from tui.cloud import dollars, open_desk, seconds_from_now
+    from tui.commands import recovering
 
+    if (offer_id is not None) + resume + abort + recover + (auto is not None) != 1:
+        raise click.UsageError("Give one of --to OFFER, --resume, --abort, --auto and --recover.")
+    if auto != "on" and (times, max_total, after) != (None, None, None):
+        raise click.UsageError("--times, --max-total and --after belong to --auto on.")
+    if dry_run and not recover:
+        raise click.UsageError("--dry-run belongs to --recover.")
+    if auto is not None:
+        wait = seconds_from_now(after)
+        terms = {"most": times, "usd_per_h": max_price, "usd_total": max_total, "after_s": wait}
+        return recovering.allow(run, auto == "on", terms, as_json=as_json)
+    if recover:
+        return recovering.recover_run(run, dry=dry_run, yes=yes, as_json=as_json)
     refuse_if_read_only("moving a run")
-    if (offer_id is not None) + resume + abort != 1:
-        raise click.UsageError("Give one of --to OFFER, --resume and --abort.")
     with open_desk(say_step) as desk:
         open_pair = opener(desk.journal.home)
         if offer_id is None:

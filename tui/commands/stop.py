@@ -21,6 +21,8 @@ def command(run: str, reason: str, timeout: float | None, yes: bool, as_json: bo
     tunewatch stop stage5/20260215-104518
     tunewatch stop box:/root/tunewatch/runs/stage5/20260215-104518 --yes
     """
+    from remote.home import home
+    from remote.recovery_policy import note_asked_stop
     from remote.ssh_auth import ask_on_terminal
     from remote.stop import stop_target
     from runner.errors import Exit
@@ -28,6 +30,7 @@ def command(run: str, reason: str, timeout: float | None, yes: bool, as_json: bo
     refuse_if_read_only("stopping a run")
     name = run.rstrip("/").rpartition("/")[2]
     confirm_by_name(name, f"{run} will save a checkpoint and stop training.", yes=yes, as_json=as_json)
+    note_asked_stop(run, home())
     result = stop_target(run, reason=reason, progress=say_step, timeout=timeout, ask=ask_on_terminal)
     if as_json:
         emit_json(result.to_json())

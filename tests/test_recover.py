@@ -1,0 +1,472 @@
+"""A run whose box was lost goes on by itself where that was allowed, as often as was allowed, and no other run does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remote.arming import Overdue
+from remote.journal import Journal
+from remote.migrate import last_migration
+from remote.recover import due, explain, recover
+from remote.recovery_policy import Loss, Policy, losses, mirror_of, note_asked_stop, policy_of, set_policy, used
+from remote.settings import Settings
+from runner.errors import NotFoundError, RefusedError
+from runner.rundir import STATUS, Status, write_status
+from tests.fake_vast import FakeVast
+from tests.fake_vast.market import offer_row
+from tests.support.hub import hub_stand_in
+from tests.support.migration import RUN, Moving, a_run
+from tests.support.rented import Crash, CrashAt, real_world
+from tests.support.vast import rented_world
+from tests.test_kill import Rented
+from tui.cli import main
+from tui.rental_view import RentalSnapshot
+from tui.rentals import Rentals
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeVast]:
+    with real_world(tmp_path_factory.mktemp("boxes")) as fake:
+        yield fake
+
+
+@pytest.fixture(autouse=True)
+def quiet(world: FakeVast) -> Iterator[None]:
+    yield
+    world.faults.clear()
+    world.world.refuse_start = False
+
+
+def allow(moving: Moving, **more: Any) -> None:
+    desk = moving.laptop.desk()
+    set_policy(desk.journal, RUN, desk.clock(), on=True, after_s=0.0, **more)
+    desk.journal.close()
+
+
+def do(moving: Moving, **hooks: Any) -> Any:
+    return recover(moving.laptop.desk(**hooks), RUN, moving.laptop.open_pair, {}, confirm_steps=5)
+
+
+# -- with real boxes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_spot_box_killed_without_notice_is_replaced_and_at_most_the_steps_since_its_last_checkpoint_are_done_again(
+    world: FakeVast, tmp_path: Path
+) -> None:
+    with a_run(world, tmp_path, bid=0.4) as moving:
+        allow(moving)
+        with pytest.raises(RefusedError, match="nothing to recover"):
+            do(moving)
+        moving.wait_for_step(25)
+        world.world.outbid(moving.old)
+        reached = moving.steps()[-1][0]
+        assert do(moving).state == "running"
+        (new,) = moving.made()
+        assert (new.id != moving.old.id, new.is_bid) == (True, False), "on demand: not outbid again tonight"
+        moving.wait_for_step(reached + 5)
+        steps = [step for step, _ in moving.steps()]
+        again = steps[steps.index(reached) + 1]
+        assert 0 < reached + 1 - again <= 10, "saved every 10 steps"
+        moving.check_curve()
+        moving.check_journal()
+        journal = Journal(moving.laptop.home)
+        assert used(journal, RUN) == 1
+        assert last_migration(journal, RUN).data["request"]["recovery"]["cause"] == "outbid"
+        journal.close()
+
+
+@pytest.mark.slow
+def test_a_recovery_that_was_cut_is_gone_on_with_and_counted_once(world: FakeVast, tmp_path: Path) -> None:
+    with a_run(world, tmp_path, bid=0.4) as moving:
+        allow(moving, most=1)
+        world.world.outbid(moving.old)
+        crash = CrashAt(17)
+        with pytest.raises(Crash):
+            do(moving, after=crash)
+        desk = moving.laptop.desk()
+        found = losses(desk.journal, desk.listing(), desk.clock())
+        assert [loss.run for loss in due(desk.journal, found, desk.clock())] == [RUN], "what was begun is ended"
+        desk.journal.close()
+        assert do(moving).state == "running"
+        moving.wait_for_step(1, beyond=5)
+        moving.check_curve()
+        moving.check_journal()
+        (new,) = moving.made()
+        new.is_bid = True
+        world.world.outbid(new)
+        with pytest.raises(RefusedError, match="recovered 1 times already"):
+            do(moving)
+        new.is_bid = False
+
+
+@pytest.mark.slow
+def test_a_run_whose_host_is_gone_goes_on_from_what_it_had_uploaded(
+    world: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoint from the Hub, log and metrics from this laptop's mirror; nothing is asked of the box."""
+    from huggingface_hub import HfApi
+
+    from runner.study.hub import upload
+
+    with hub_stand_in() as (_, address), a_run(world, tmp_path, hf_repo_id="me/repo", python=sys.executable) as moving:
+        for name, value in (("HF_ENDPOINT", address), ("HF_HUB_DISABLE_XET", "1"), ("HF_HUB_OFFLINE", "0")):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        environment = {"HF_TOKEN": "hf_x", "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
+        allow(moving)
+        moving.wait_for_step(25)
+        container = moving.old.container
+        assert container is not None
+        run_dir = container.home / "tunewatch/runs" / RUN
+        newest = max(
+            (p for p in (run_dir / "work/ckpt").iterdir() if (p / "manifest.json").exists()),
+            key=lambda p: int(p.name.split("-")[1]),
+        )
+        kept = tmp_path / newest.name
+        kept.mkdir()
+        for path in newest.iterdir():
+            (kept / path.name).write_bytes(path.read_bytes())
+        upload(HfApi(endpoint=address, token="hf_x"), "me/repo", "standin-20260215-104518", kept)
+        mirror = mirror_of(moving.laptop.home, moving.old.id, str(run_dir))
+        mirror.mkdir(parents=True)
+        (mirror / "metrics.jsonl").write_bytes((run_dir / "metrics.jsonl").read_bytes() + b'{"event": "tra')
+        world.world.outbid(moving.old)  # its processes end; what the provider says is that the host is gone
+        moving.old.status, moving.old.intended, moving.old.cur, moving.old.next = "offline", "running", "running", ""
+        world.world.refuse_start = True
+        desk = moving.laptop.desk()
+        result = recover(desk, RUN, moving.laptop.open_pair, environment, confirm_steps=5)
+        assert result.state == "running"
+        said = last_migration(desk.journal, RUN).data
+        assert said["transfer_way"] == "hub"
+        assert said["cargo"]["step"] == int(newest.name.split("-")[1])
+        moving.wait_for_step(1, beyond=10)
+        moving.check_curve()
+        (new,) = moving.made()
+        assert new.container is not None
+        lines = (new.container.home / "tunewatch/runs" / RUN / "metrics.jsonl").read_text().splitlines()
+        trained = [event["step"] for event in map(json.loads, lines) if event["event"] == "train"]
+        assert trained[0] == 1, "the curve begins where it always began"
+        moving.check_journal()
+
+
+@pytest.mark.slow
+def test_a_host_that_is_gone_and_left_nothing_on_the_hub_costs_nothing_but_the_look(
+    world: FakeVast, tmp_path: Path
+) -> None:
+    with a_run(world, tmp_path) as moving:
+        allow(moving)
+        world.world.stop(moving.old)
+        moving.old.status, moving.old.intended, moving.old.cur, moving.old.next = "offline", "running", "running", ""
+        with pytest.raises(RefusedError, match="offline"):
+            do(moving)
+        assert [box.id for box in moving.made()] == [moving.old.id]
+        moving.check_journal()
+        moving.old.status = "running"
+
+
+# -- without boxes: who is recovered, and who is not ------------------------------------------------------------------
+
+RUN_DIR = "/root/tunewatch/runs/mine/1"
+
+
+class Lab:
+    """A run on a rented box without processes, and a room that looks at it."""
+
+    def __init__(self, laptop: Rented) -> None:
+        self.laptop = laptop
+        self.clock = laptop.fake.world.clock
+        self.box = laptop.rent()
+        self.box.is_bid = True
+        self.journal = laptop.desk().journal
+        self.journal.put_box(self.box.id, run_dir=RUN_DIR, machine_id=1, gpu_name="A100 SXM4")
+        with self.journal.begin("launch", "mine/1", launch=laptop.request(1, name="mine/1").to_json()) as deed:
+            deed.done("create", instance=self.box.id)
+            deed.close("running", instance=self.box.id)
+        self.recovered: list[Loss] = []
+
+    def allow(self, **more: Any) -> None:
+        set_policy(self.journal, "mine/1", self.clock(), **{"on": True, "after_s": 100.0, **more})
+
+    def rounds(self, rentals: Rentals, count: int) -> RentalSnapshot:
+        rentals.look()
+        for _ in range(count - 1):
+            self.clock.sleep(15)  # type: ignore[attr-defined]
+            self.laptop.fake.world.tick()
+            rentals.look()
+        rentals.wait_for_deeds()
+        return rentals.look()
+
+    def room(self, **options: Any) -> Rentals:
+        def nothing(late: Overdue) -> None:
+            raise AssertionError(f"{late} is not to be ended")
+
+        return Rentals(
+            lambda _: None, home=self.laptop.home, make_provider=lambda: self.laptop.provider, clock=self.clock,
+            mono=self.clock, end=nothing, **{"recover": self.recovered.append, **options},
+        )  # fmt: skip
+
+    def outbid(self) -> None:
+        self.laptop.fake.world.outbid(self.box)
+
+    def last_words(self, status: Status) -> None:
+        folder = mirror_of(self.laptop.home, self.box.id, RUN_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_status(folder / STATUS, status)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    offers = [offer_row(number, machine_id=number) for number in range(1, 60)]
+    with rented_world(offers=offers, credit=5000.0) as (fake, provider, _):
+        yield Lab(Rented(fake, tmp_path, provider=provider, real=False))
+
+
+def test_it_is_off_unless_it_was_turned_on(lab: Lab) -> None:
+    room = lab.room()
+    lab.rounds(room, 2)
+    lab.outbid()
+    shown = lab.rounds(room, 20)
+    assert lab.recovered == []
+    assert any("was outbid" in alarm.text for alarm in shown.alarms), "and it is said all the same"
+    room.close()
+
+
+def test_an_outbid_box_is_replaced_once_the_provider_has_said_so_for_long_enough(lab: Lab) -> None:
+    lab.allow()
+    room = lab.room()
+    lab.rounds(room, 2)
+    lab.outbid()
+    lab.rounds(room, 6)
+    assert lab.recovered == [], "it may win the next bid"
+    shown = lab.rounds(room, 4)
+    assert [(loss.run, loss.cause) for loss in lab.recovered] == [("mine/1", "outbid")]
+    told = [alarm for alarm in shown.alarms if alarm.key.startswith("recovery")]
+    assert (told[0].title, told[0].loud) == ("recovery", True)
+    assert "goes on elsewhere" in told[0].text
+    lab.rounds(room, 10)
+    assert len(lab.recovered) == 1, "not again within minutes"
+    room.close()
+
+
+def test_settings_turn_it_on_for_every_run_and_a_run_of_its_own_off_again(lab: Lab) -> None:
+    (lab.laptop.home / "settings.toml").write_text("[recover]\nauto = true\nafter = 30.0\nmost = 1\nprice = 0.9\n")
+    desk = lab.laptop.desk()
+    room = lab.room()
+    lab.rounds(room, 2)
+    lab.outbid()
+    lab.rounds(room, 6)
+    assert len(lab.recovered) == 1
+    set_policy(lab.journal, "mine/1", lab.clock(), on=False)
+    assert explain(desk, "mine/1").why_not.startswith("A lost box is not replaced by itself.")
+    room.close()
+
+
+def test_a_host_that_is_offline_for_a_blink_is_waited_for(lab: Lab) -> None:
+    lab.allow()
+    room = lab.room()
+    lab.rounds(room, 2)
+    lab.box.status = "offline"
+    lab.rounds(room, 5)
+    lab.box.status = "running"
+    lab.rounds(room, 3)
+    lab.box.status = "offline"
+    lab.rounds(room, 5)
+    assert lab.recovered == []
+    lab.rounds(room, 6)
+    assert [loss.cause for loss in lab.recovered] == ["offline"]
+    room.close()
+
+
+def test_a_contract_that_ends_within_the_hour_is_left_while_its_box_still_trains(lab: Lab) -> None:
+    lab.allow(usd_total=5000.0)
+    assert lab.box.end_date is not None
+    room = lab.room()
+    lab.clock.sleep(lab.box.end_date - lab.clock() - 2 * 3600)  # type: ignore[attr-defined]
+    lab.rounds(room, 2)
+    assert lab.recovered == []
+    lab.clock.sleep(3700)  # type: ignore[attr-defined]
+    lab.rounds(room, 2)
+    assert [loss.cause for loss in lab.recovered] == ["ending"]
+    room.close()
+
+
+def test_a_box_that_vanished_while_it_ran_was_destroyed_by_somebody_and_is_not_replaced(lab: Lab) -> None:
+    lab.allow(after_s=0.0)
+    room = lab.room()
+    lab.rounds(room, 2)
+    lab.laptop.fake.world.destroy(lab.box, "the console")
+    lab.rounds(room, 4)
+    assert lab.recovered == []
+    room.close()
+
+
+def test_a_box_that_vanished_while_its_host_was_gone_is_replaced(lab: Lab) -> None:
+    lab.allow(after_s=0.0)
+    room = lab.room()
+    lab.rounds(room, 2)
+    lab.box.status = "offline"
+    desk = lab.laptop.desk()
+    desk.listing()
+    lab.clock.sleep(5)  # type: ignore[attr-defined]
+    desk.listing()
+    lab.laptop.fake.world.destroy(lab.box, "the host")
+    found = losses(lab.journal, desk.listing(), lab.clock(), gone={lab.box.id})
+    assert [loss.cause for loss in found] == ["gone"]
+    room.close()
+
+
+@pytest.mark.parametrize(
+    ("rc", "reason", "recovered"),
+    [
+        (0, "all steps are done", False),
+        (10, "the auto-stop rule fired", False),
+        (11, "stopped on request, with a checkpoint (asked for)", False),
+        (12, "stopped at its budget or deadline", False),
+        (11, "stopped on request, with a checkpoint (SIGTERM)", True),
+        (1, "RuntimeError: CUDA error", True),
+    ],
+)
+def test_a_run_that_was_over_before_its_box_was_lost_is_left_alone(
+    lab: Lab, rc: int, reason: str, recovered: bool
+) -> None:
+    lab.allow(after_s=0.0)
+    lab.last_words(Status(state="crashed" if rc == 1 else "stopped", rc=rc, reason=reason))
+    room = lab.room()
+    lab.rounds(room, 2)
+    lab.outbid()
+    lab.rounds(room, 3)
+    assert bool(lab.recovered) is recovered
+    room.close()
+
+
+def test_a_run_that_a_person_stopped_is_never_recovered_although_its_box_was_lost_later(lab: Lab) -> None:
+    lab.allow(after_s=0.0)
+    note_asked_stop(f"vast:{lab.box.id}:{RUN_DIR}", lab.laptop.home)
+    lab.outbid()
+    room = lab.room()
+    lab.rounds(room, 3)
+    assert lab.recovered == []
+    assert "was stopped from here" in explain(lab.laptop.desk(), "mine/1").why_not
+    room.close()
+
+
+def test_a_run_that_a_person_began_to_kill_is_never_recovered(lab: Lab) -> None:
+    lab.allow(after_s=0.0)
+    lab.journal.begin("kill", "mine/1", instance_id=lab.box.id).close("given up", instance=lab.box.id)
+    lab.outbid()
+    lab.laptop.desk().listing()
+    lab.clock.sleep(5)  # type: ignore[attr-defined]
+    assert "was ended from here" in explain(lab.laptop.desk(), "mine/1").why_not
+
+
+def test_the_number_is_kept_in_the_journal_and_a_laptop_that_starts_anew_does_not_exceed_it(lab: Lab) -> None:
+    lab.allow(after_s=0.0, most=2)
+    lab.outbid()
+    for number in (1, 2):
+        # the new box lets nobody in: it is given back, and the attempt counts
+        with pytest.raises(RefusedError):
+            recover(lab.laptop.desk(), "mine/1", lab.laptop.open_pair, {})
+        assert used(Journal(lab.laptop.home), "mine/1") == number
+    room = lab.room()
+    lab.rounds(room, 3)
+    assert lab.recovered == []
+    said = explain(lab.laptop.desk(), "mine/1")
+    assert "recovered 2 times already" in said.why_not
+    assert [box.id for box in lab.laptop.fake.world.living()] == [lab.box.id]
+    room.close()
+
+
+def test_read_only_and_a_second_room_recover_nothing(lab: Lab) -> None:
+    lab.allow(after_s=0.0)
+    lab.outbid()
+    first, second = lab.room(recover=lambda _: None), lab.room()
+    lab.rounds(lab.room(read_only=True), 2)
+    first.look()
+    lab.rounds(second, 3)
+    assert lab.recovered == []
+    first.close()
+
+
+def test_the_cheapest_offer_under_both_caps_on_another_machine_is_chosen_and_explained(lab: Lab) -> None:
+    offers = lab.laptop.fake.world.offers
+    offers[5]["dph_base"], offers[6]["dph_base"], offers[7]["dph_base"] = 0.50, 0.30, 0.20
+    offers[6]["machine_id"] = 1  # where the lost box stood
+    offers[7]["gpu_ram"] = offers[7]["gpu_total_ram"] = 16_000
+    lab.allow(after_s=0.0, usd_per_h=0.6)
+    lab.outbid()
+    desk = lab.laptop.desk()
+    desk.listing()
+    lab.clock.sleep(5)  # type: ignore[attr-defined]
+    said = explain(desk, "mine/1")
+    assert [choice.offer.id for choice in said.choices] == [5]
+    assert "It would go on on offer 5" in said.lines()[-1]
+    assert lab.laptop.fake.count("create") == 1, "it was only explained"
+    lab.allow(after_s=0.0, usd_per_h=0.1)
+    assert "No offer fits it at up to $0.1000/h" in explain(desk, "mine/1").why_not
+    lab.allow(after_s=0.0, usd_per_h=0.6, usd_total=0.0001)
+    lab.clock.sleep(3600)  # type: ignore[attr-defined]
+    assert "has cost $" in explain(desk, "mine/1").why_not
+
+
+def test_an_account_that_is_empty_is_no_loss_that_a_new_box_makes_good(lab: Lab) -> None:
+    lab.allow(after_s=0.0)
+    lab.outbid()
+    lab.laptop.fake.world.start_credit = 0.0
+    desk = lab.laptop.desk()
+    desk.listing()
+    lab.clock.sleep(5)  # type: ignore[attr-defined]
+    assert "The account is empty" in explain(desk, "mine/1").why_not
+    assert used(lab.journal, "mine/1") == 0
+
+
+def test_what_was_said_for_a_run_stands_over_the_settings_and_lasts(lab: Lab) -> None:
+    general = Settings({"recover.auto": True, "recover.price": 0.5})
+    assert policy_of(lab.journal, "mine/1", general) == Policy(on=True, usd_per_h=0.5)
+    set_policy(lab.journal, "mine/1", 1.0, on=True, most=7)
+    set_policy(lab.journal, "mine/1", 2.0, on=False)
+    assert policy_of(Journal(lab.laptop.home), "mine/1", general) == Policy(on=False, most=7, usd_per_h=0.5)
+    with pytest.raises(NotFoundError):
+        set_policy(lab.journal, "nobody/knows", 1.0, on=True)
+
+
+def test_the_command_turns_it_on_explains_and_refuses_in_words(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*words: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["migrate", "mine/1", *words])
+        return int(str(ended.value.code or 0))
+
+    monkeypatch.setenv("TUNEWATCH_HOME", str(lab.laptop.home))
+    monkeypatch.setenv("TUNEWATCH_VAST_URL", lab.laptop.fake.url)
+    monkeypatch.setenv("VAST_API_KEY", lab.laptop.fake.world.account_key)
+    assert told("--auto", "on", "--max-price", "0.8", "--times", "3", "--max-total", "12", "--after", "2m") == 0
+    assert "at most 3 times, by one of at most $0.8000/h, up to $12.00 in all" in capsys.readouterr().err
+    assert told("--recover", "--dry-run", "--json") == 0
+    policy = json.loads(capsys.readouterr().out)["policy"]
+    assert (policy["on"], policy["most"], policy["used"], policy["after_s"]) == (True, 3, 0, 120.0)
+    assert told("--recover", "--yes") == 4
+    assert "Its box is not lost" in policy["why_not"] or "nothing to recover" in capsys.readouterr().err
+    assert told("--recover", "--to", "5") == 2
+    assert told("--auto", "off", "--times", "2") == 2
+    assert told("--resume", "--dry-run") == 2
+    monkeypatch.setenv("TUNEWATCH_READ_ONLY", "1")
+    assert told("--recover", "--yes") == 4
+    assert told("--auto", "off") == 4
+
+
+def test_no_status_of_a_row_alone_is_a_loss_for_a_box_that_nobody_bid_for(lab: Lab) -> None:
+    lab.box.is_bid = False
+    lab.laptop.provider.stop(lab.box.id)
+    lab.laptop.desk().listing()
+    rows = [replace(row, spot=False) for row in lab.laptop.provider.instances()]
+    assert losses(lab.journal, rows, lab.clock()) == [], "stopped in the console, perhaps by a person"
