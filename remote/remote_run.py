@@ -12,12 +12,13 @@ directory, with nothing in it changed. What is put into the run directory beside
 from __future__ import annotations
 
 import os
+import secrets as tokens
 import shlex
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from remote.bootstrap import Box, Phases, deliver, prepare, put_secrets
 from remote.connect import open_transport
@@ -32,12 +33,13 @@ from remote.target import Target, parse_host
 from remote.transport import Transport
 from runner import rundir
 from runner.config import ENVIRONMENT, load_recipe
-from runner.errors import NotFoundError, RefusedError, UsageError
+from runner.errors import NotFoundError, RefusedError, UnreachableError, UsageError
 from runner.recipe import Recipe
 
 PASSED_ON = (*ENVIRONMENT, "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES")
 """Names of the laptop's environment that reach a run on another machine."""
 _START_S = 40.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ def start_run(
     with phases.step("run directory") as say:
         name, run_dir = _make_run_dir(transport, box, order, recipe)
         say(run_dir)
+        before = _status(transport, run_dir)
         put_secrets(transport, f"{run_dir}/secrets", values)
         command = _foreign(transport, box, recipe, order, run_dir) if recipe.kind == "command" else _ours(
             transport, box, recipe, order, run_dir
@@ -149,15 +152,23 @@ def start_run(
     if recipe.foreign.setup and recipe.kind == "command":
         with phases.step("set-up of the recipe") as say:
             say(_set_up(transport, box, recipe, run_dir))
-    session = "tw-" + name.replace("/", "-").replace(".", "-")
-    with phases.step("start") as say:
-        before = _status(transport, run_dir)
-        opened = _launch(transport, run_dir, session if box.tmux else None)
-        status = _await_start(transport, run_dir, before)
-        say(f"pid {status.pid}")
-    attach = _attach(target, opened) if opened else None
+    session = "tw-" + name.replace("/", "-").replace(".", "-") if box.tmux else None
     where = Target(target.kind, run_dir, target.host, target.user, target.port, target.instance_id)
-    note_run(KnownRun(name, str(where), recipe.name, target.instance_id, attach=attach), home)
+    known = KnownRun(name, str(where), recipe.name, target.instance_id, attach=_attach(target, session))
+    with phases.step("start") as say:
+        try:
+            opened = _launch(transport, run_dir, session)
+            status = _await_start(transport, run_dir, before)
+        except UnreachableError as error:
+            # it may be training by now: a run without a name here could be neither watched nor stopped
+            note_run(known, home)
+            raise UnreachableError(
+                f"The link to {transport.name} was lost while {name} was being started: it may be running.",
+                hint=f"tunewatch watch {name} says so once the host answers; starting another would train twice.",
+            ) from error
+        say(f"pid {status.pid}")
+    attach = _attach(target, opened)
+    note_run(replace(known, attach=attach), home)
     result = DeedResult(True, "running", name, target.instance_id, tuple(phases.steps))
     return StartedRun(name, str(where), run_dir, status.pid, attach, result)
 
@@ -271,17 +282,23 @@ def _launch(host: Transport, run_dir: str, session: str | None) -> str | None:
     """Start pane.sh, in tmux where there is one; returns the name of its session."""
     q = shlex.quote
     pane = f"{run_dir}/pane.sh"
-    # what an earlier start left would be taken for the word of this one, which may take a moment to speak
-    host.run(f"rm -f {q(run_dir)}/supervise.rc")
     if session is None:
-        answer = host.run(f"(sh {q(pane)} </dev/null >/dev/null 2>&1 &)")
+        begin = f"sh {q(pane)} </dev/null >/dev/null 2>&1 & s="
     else:
         # a login that tmux started itself has TMUX set, and tmux would refuse to nest
         # an earlier window of the same run may still be there; whether a trainer is, the supervisor knows
-        answer = host.run(
+        begin = (
             f'unset TMUX; s={q(session)}; n=1; while tmux has-session -t "=$s" 2>/dev/null; do n=$((n+1)); '
-            f's={q(session)}-$n; done; tmux new-session -d -s "$s" -x 200 -y 50 sh {q(pane)} && echo "$s"'
+            f's={q(session)}-$n; done; tmux new-session -d -s "$s" -x 200 -y 50 sh {q(pane)} || exit'
         )
+    # the answer may be lost with the link although the deed was done: asked again under the same number, it only says
+    # what it did. An earlier start's last word would be taken for the word of this one.
+    number = tokens.token_hex(8)
+    command = (
+        f'cd {q(run_dir)} || exit; if [ "$(head -n 1 .started 2>/dev/null)" != {number} ]; then '
+        f'rm -f supervise.rc; echo {number} >.started; {begin}\necho "$s" >>.started; fi; sed -n 2p .started'
+    )
+    answer = _patiently(lambda: host.run(command))
     if answer.rc != 0:
         raise RefusedError(f"The run could not be started on {host.name}: {answer.complaint or answer.rc}.")
     return answer.text or None
@@ -298,21 +315,42 @@ def _await_start(host: Transport, run_dir: str, before: rundir.Status | None) ->
     """Wait until the new supervisor has a trainer, or has given up. `before` is the status an earlier one left."""
     until = time.monotonic() + _START_S
     old = None if before is None else (before.supervisor_pid, before.pid, before.start_ticks)
-    while True:
-        status = _status(host, run_dir)
+
+    def first_words() -> rundir.Status | None:
+        status = _patiently(lambda: _status(host, run_dir))
         new = status is not None and (status.supervisor_pid, status.pid, status.start_ticks) != old
-        if status is not None and new and (status.pid is not None or status.ended):
+        return status if status is not None and new and (status.pid is not None or status.ended) else None
+
+    while True:
+        if (status := first_words()) is not None:
             return status
-        gone = host.run(f"cat {shlex.quote(run_dir)}/supervise.rc 2>/dev/null").text
+        gone = _patiently(lambda: host.run(f"cat {shlex.quote(run_dir)}/supervise.rc 2>/dev/null")).text
         if gone or time.monotonic() > until:
-            said = host.run(f"tail -n 3 {shlex.quote(run_dir)}/supervise.out 2>/dev/null").text
+            # its first status may have come between the two questions
+            if (status := first_words()) is not None:
+                return status
+            said = _patiently(lambda: host.run(f"tail -n 3 {shlex.quote(run_dir)}/supervise.out 2>/dev/null")).text
             said = said or (f"exit status {gone}" if gone else f"no word within {_START_S:.0f} s")
             raise RefusedError(f"The supervisor did not start on {host.name}: {said}.", exists=run_dir)
         time.sleep(0.1)
 
 
-def _attach(target: Target, session: str) -> str:
-    """The command a person types to look at the window itself."""
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask again over a link that breaks, for as long as a start may take: a blink of it does not undo one."""
+    until = time.monotonic() + _START_S
+    while True:
+        try:
+            return ask()
+        except UnreachableError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.3)
+
+
+def _attach(target: Target, session: str | None) -> str | None:
+    """The command a person types to look at the window itself; None where there is no tmux."""
+    if session is None:
+        return None
     words = ["ssh", "-t"]
     if target.port:
         words += ["-p", str(target.port)]

@@ -87,6 +87,9 @@ def stop_run(
         status = _status(host, run_dir)
         life = life_of(host, status)
         say(f"{status.state}, step {status.step if status.step is not None else 'unknown'}")
+    if not status.ended and not life.trainer:
+        # it ended between the two looks, or its supervisor is about to say how: a last word that comes is not lost
+        status, life = _await_end(host, run_dir, _MARGIN_S)
     if status.ended or not life.trainer:
         return _result(phases, name, instance_id, status, life)
     if not life.supervisor:

@@ -7,23 +7,29 @@ the Trainer and saves on SIGTERM.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import random
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from remote.bootstrap import Phases, prepare
+from remote.deeds import DeedStep
 from remote.feed import RunFeed
+from remote.known import known_runs
 from remote.remote_run import Order, resolve_order, run_on_host, start_run
 from remote.settings import Settings
 from remote.ship import our_code
 from remote.stop import stop_run, stop_target
 from remote.target import parse_host
-from runner.errors import RefusedError
-from tests.support.lab import SECRET, VICTIMS, Lab, cmdline, kill_at_random, tick_until, wait_for
+from runner.errors import RefusedError, UnreachableError
+from tests.support.kills import VICTIMS, rounds
+from tests.support.lab import SECRET, Lab, cmdline, tick_until, wait_for
+from tests.support.proxy import FaultProxy
 from tests.support.sshd import Sshd
 from tests.support.trainers import foreign_project
 
@@ -187,10 +193,72 @@ def test_f5_tmux_and_ssh_may_die_and_the_run_goes_on(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_f5_random_kills_leave_one_trainer_at_most_and_a_true_status(lab: Lab) -> None:
-    rng = random.Random(5)
-    ends = [kill_at_random(lab, rng, VICTIMS[number % len(VICTIMS)]) for number in range(18)]
-    assert all("exit status" in end or "lost" in end for end in ends)
-    assert sum("lost" in end for end in ends) == 6  # both killed at once: nobody could know, and nobody says otherwise
+    """Three kills of each kind; `python -m tests.support.kills 100` makes a hundred of each by the same code."""
+    ends = rounds(lab, 3, seed=5)
+    assert sum(ends.values()) == 3 * len(VICTIMS)
+    assert any("exit status 11" in end for end in ends)
+    assert any("lost" in end or "never began" in end for end in ends)
+
+
+def test_f5_a_trainer_whose_supervisor_dies_at_its_birth_has_a_name(lab: Lab, tmp_path: Path) -> None:
+    """The first status that names the trainer is there before the trainer is: nobody can be orphaned nameless."""
+    script = "import os\nprint(open(os.environ['TUNEWATCH_RUN_DIR'] + '/status.json').read(), os.getpid())\n"
+    order = Order(str(foreign_project(tmp_path, script=script)))
+    run = start_run(lab.host, lab.ready, order, resolve_order(order, {}), target=parse_host("box"), home=lab.state)
+    wait_for(lambda: lab.status(run).ended)
+    said = next(line for line in (Path(run.run_dir) / "log.txt").read_text().splitlines() if line.startswith("{"))
+    status, _, pid = said.rpartition(" ")
+    assert json.loads(status)["pid"] == int(pid)
+
+
+def test_f5_a_start_goes_on_over_a_link_that_breaks_in_its_middle(lab: Lab) -> None:
+    """The answer to the launch is lost: it is asked again, and there is one trainer."""
+    cut = threading.Event()
+
+    def kill_sessions(step: DeedStep) -> None:
+        if step.name == "start" and step.ok is None:
+            cut.set()
+
+    def killer() -> None:
+        assert cut.wait(120)
+        for _ in range(6):
+            for pid in lab.box.session_pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    order = Order(str(lab.recipe))
+    run = start_run(
+        lab.host, lab.ready, order, resolve_order(order, {}), target=parse_host("box"), home=lab.state, grace_s=5,
+        phases=Phases(kill_sessions),
+    )  # fmt: skip
+    thread.join(60)
+    assert lab.trainers() == [lab.status(run).pid]
+    assert stop_run(lab.host, run.run_dir, name=run.name).ok
+
+
+def test_a_start_whose_link_never_comes_back_leaves_a_name_to_watch(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remote.remote_run._START_S", 1.0)
+    order = Order(str(lab.recipe))
+    with FaultProxy((lab.box.host, lab.box.port)) as proxy:
+        host = lab.box.connect(tmp_path / "state", port=proxy.port)
+
+        def cut(step: DeedStep) -> None:
+            if step.name == "start" and step.ok is None:
+                host.close()
+                proxy.mode = "refuse"
+
+        with pytest.raises(UnreachableError, match="may be running") as told:
+            start_run(
+                host, lab.ready, order, resolve_order(order, {}), target=parse_host("box"), home=tmp_path / "state",
+                phases=Phases(cut),
+            )  # fmt: skip
+    (known,) = known_runs(tmp_path / "state", tmp_path)
+    assert f"tunewatch watch {known.name}" in told.value.hint
 
 
 def test_f20_an_older_epoch_does_not_train_again(lab: Lab) -> None:

@@ -204,16 +204,28 @@ class Supervisor:
                 env=env,
                 pass_fds=(self._lock,),
                 start_new_session=True,
+                preexec_fn=self._name_trainer,
             )
         except OSError as error:
             os.write(log, f"tunewatch: could not start {self.command[0]}: {error.strerror}\n".encode())
             return None
         finally:
             os.close(log)
+        self.status.seq += 1  # the child's heartbeat was this one
         self.status.state = "running"
         self.status.pid = child.pid
         self.status.start_ticks = proc.start_ticks(child.pid)
         return Started(child)
+
+    def _name_trainer(self) -> None:
+        """In the child, before it becomes the trainer: a supervisor that dies now leaves no trainer without a name.
+
+        This process has one thread, so nothing that is held by another can stop the child here.
+        """
+        self.status.state = "running"
+        self.status.pid = os.getpid()
+        self.status.start_ticks = proc.start_ticks(self.status.pid)
+        self._beat()
 
     def _forget_old_request(self) -> None:
         """Drop a stop.request that is older than this supervisor: it was meant for the run that it stopped."""

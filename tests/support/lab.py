@@ -1,29 +1,17 @@
-"""A box with a foreign trainer on it, to be started, orphaned and killed: for tests, and for the long run of kills.
-
-python -m tests.support.lab 100        # a hundred rounds of F5; prints each round's end and checks every invariant
-"""
+"""A box with a foreign trainer on it, to be started, orphaned and killed."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import random
-import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from remote.bootstrap import Box, prepare
 from remote.feed import FeedState, RunFeed
 from remote.remote_run import Order, StartedRun, resolve_order, start_run
 from remote.ssh import SshTransport
-from remote.stop import stop_run
 from remote.target import parse_host
-from runner.errors import RefusedError
 from runner.rundir import Status, read_status
 from tests.support.sshd import Sshd
 from tests.support.trainers import foreign_project
@@ -93,61 +81,3 @@ def tick_until(feed: RunFeed, wanted: Callable[[FeedState], bool], seconds: floa
             return state
         assert time.monotonic() < until, (state.state, state.reason, state.link, state.problem)
         time.sleep(0.02)
-
-
-VICTIMS = ("sshd", "supervisor", "trainer", "tmux", "supervisor and trainer", "everything")
-
-
-def kill_at_random(lab: Lab, rng: random.Random, victim: str) -> str:
-    """One round of F5: start, kill at a random moment, look, try to start a second one, stop. Returns how it ended."""
-    run = lab.start()
-    status = lab.status(run)
-    time.sleep(rng.uniform(0, 0.6))
-    targets: list[int] = []
-    if victim in ("sshd", "everything"):
-        targets += lab.box.session_pids()
-    if victim in ("tmux", "everything"):
-        targets += lab.box.processes("tmux")
-    if "supervisor" in victim or victim == "everything":
-        targets.append(status.supervisor_pid or 0)
-    if "trainer" in victim or victim == "everything":
-        targets.append(status.pid or 0)
-    for pid in targets:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    dead = "trainer" in victim or victim == "everything"
-    if victim == "trainer":
-        wait_for(lambda: lab.status(run).ended)
-        assert (lab.status(run).rc, lab.status(run).signal) == (137, 9)
-    wait_for(lambda: len(lab.trainers()) == (0 if dead else 1))
-    feed = lab.feed(run)
-    state = tick_until(feed, lambda s: s.link.word == "live" and (not dead or s.state == "crashed"))
-    assert state.state == "crashed" if dead else state.state in ("running", "starting", "silent"), state.reason
-    feed.close()
-    if not dead:
-        with pytest.raises(RefusedError):
-            lab.start(name=run.name)
-        assert len(lab.trainers()) == 1
-    result = stop_run(lab.host, run.run_dir, name=run.name)
-    assert result.ok
-    assert lab.trainers() == []
-    if not dead:
-        assert lab.status(run).rc is not None
-    return result.steps[-1].detail
-
-
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    rng = random.Random(20261123)
-    made = Lab(Path(tempfile.mkdtemp(prefix="tw-kills-")))
-    try:
-        for number in range(rounds):
-            victim = VICTIMS[number % len(VICTIMS)]
-            print(f"{number + 1:4d}  {victim:<24} {kill_at_random(made, rng, victim)}", flush=True)
-    finally:
-        made.close()
-    print(f"{rounds} rounds: never two trainers, every status true")
-
-
-if __name__ == "__main__":
-    main()
