@@ -114,6 +114,21 @@ def test_what_if(snap_compare, size, monkeypatch):
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
+@pytest.mark.parametrize("size", [BIG, SMALL], ids=["big", "small"])
+def test_the_question_before_another_rule_is_applied(snap_compare, size, monkeypatch):
+    monkeypatch.setattr("tui.widgets.whatif.ahead", lambda *_, **__: FIXED)
+    app = WhatIfRoom(457)
+
+    async def before(pilot):
+        await opened(pilot, app)
+        await pilot.press("up", "up")
+        await until(pilot, lambda: "this rule" in app.said())
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: app.asked and app.focused is not None and app.focused.id == "keep")
+
+    assert snap_compare(app, terminal_size=size, run_before=before)
+
+
 def test_what_if_in_hindsight(snap_compare):
     app = WhatIfRoom(2000)
     app.snapshot = replace(snapshot(history(2000), state="finished"), effective_sps=0.349)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,15 +140,24 @@ class Room(App[None]):
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = DEFAULT_THEME
-        self.snapshot = snapshot(history(steps), **read)
-        self.results: list[StopRule | None] = []
+        self.snapshot = snapshot(replace(history(steps), obeys=("rule", "save")), **read)
 
     def on_mount(self) -> None:
-        self.push_screen(WhatIfScreen(self.snapshot), self.results.append)
+        self.push_screen(WhatIfScreen(self.snapshot))
+
+    @property
+    def asked(self) -> bool:
+        """Whether the last question before applying stands open."""
+        return self.screen.has_class("-asking")
 
     @property
     def panel(self) -> WhatIf:
         return self.screen.query_one(WhatIf)
+
+    def answer(self) -> str:
+        """What stands below the fields of where the request got to."""
+        box = self.screen.query_one("#answer", Static)
+        return str(box.render()) if box.display else ""
 
     def said(self) -> str:
         return str(self.panel.query_one("#said", Static).render())
@@ -189,21 +199,29 @@ async def test_nonsense_is_said_in_place_and_cannot_be_applied() -> None:
         assert app.panel.query_one("#patience", Input).has_class("-wrong")
         await pilot.press("enter", "enter")
         await pilot.pause()
-        assert app.results == []
+        assert not app.asked
         await pilot.press("escape")
-        await until(pilot, lambda: app.results == [None])
+        await until(pilot, lambda: not isinstance(app.screen, WhatIfScreen))
 
 
-async def test_enter_leads_to_the_button_and_a_second_one_applies() -> None:
+async def test_enter_leads_to_the_button_and_what_it_asks_is_on_cancel() -> None:
     app = Room()
     async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot, app)
         await pilot.press("up", "enter")
         await pilot.pause()
-        assert app.results == []
+        assert not app.asked
         await pilot.press("enter")
-        await until(pilot, lambda: bool(app.results))
-        assert app.results == [StopRule(5, 0.003, 600)]
+        await until(pilot, lambda: app.asked)
+        assert app.focused is not None
+        assert app.focused.id == "keep"
+        assert "goes on: stop after 5 evals" in app.answer()
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.asked)
+        assert app.answer() == ""
+        await pilot.press("enter", "enter", "escape")
+        await until(pilot, lambda: not app.asked)
+        assert isinstance(app.screen, WhatIfScreen), "Esc takes back the question, then closes"
 
 
 async def test_the_mouse_can_do_it_too() -> None:
@@ -220,20 +238,31 @@ async def test_the_mouse_can_do_it_too() -> None:
         await pilot.click(Tick)
         await pilot.pause()
         await pilot.click("#apply")
-        await until(pilot, lambda: bool(app.results))
+        await until(pilot, lambda: app.asked)
+        await pilot.click("#keep")
+        await until(pilot, lambda: not app.asked)
 
 
-@pytest.mark.parametrize("read", [{"state": "finished"}, {}])
-async def test_an_ended_run_and_one_that_declared_no_rule_cannot_be_told(read: dict[str, Any]) -> None:
-    app = Room(2000, **read)
-    if not read:
-        app.snapshot = snapshot(history(2000, rule=None))
-    async with app.run_test(size=(40, 10)) as pilot:
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"ended": "finished"}, "The run is over"),
+        ({"rule": None, "source": "log"}, "somebody else's trainer wrote this log"),
+        ({"rule": None}, "started without auto-stop"),
+        ({"obeys": ()}, "an older tunewatch started it"),
+    ],
+)
+async def test_a_run_that_cannot_be_asked_says_why_in_place_of_the_button(change: dict[str, Any], why: str) -> None:
+    app = Room(2000)
+    over = {"state": "finished"} if "ended" in change else {}
+    app.snapshot = snapshot(replace(history(2000), **{"obeys": ("rule",), **change}), **over)
+    async with app.run_test(size=(80, 24)) as pilot:
         await opened(pilot, app)
         assert not app.panel.query_one("#apply").display
+        assert why in app.answer()
         await pilot.press("down", "down", "down", "enter", "enter")
         await pilot.pause()
-        assert app.results == []
+        assert not app.asked
 
 
 async def test_new_evals_are_replayed_and_what_was_typed_stays() -> None:

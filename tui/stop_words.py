@@ -51,6 +51,8 @@ def meter(ruling: Ruling) -> str:
 
 def projection_words(projection: Projection | None, snapshot: RunSnapshot) -> str:
     """Where the run will probably stop."""
+    if not snapshot.estimated:
+        return "forecasting …"
     if projection is None:
         return "the number of planned steps is unknown: no projection"
     if snapshot.history.max_steps and projection.p_early < 0.05:
@@ -68,6 +70,9 @@ def panel(snapshot: RunSnapshot, colours: Colours, width: int) -> Text:
     dim = colours.get("text-muted-hex", "") or "dim"
     said = "" if snapshot.declared else "assumed: "
     out.append(f"{said}{ruling.rule.in_words()}\n", dim)
+    changed = next((ack for ack in reversed(snapshot.history.acks) if ack.kind == "rule" and ack.accepted), None)
+    if changed is not None and snapshot.declared:
+        out.append(f"changed at step {changed.step}, while it ran\n", colours.get("accent", "") or dim)
     line, colour = phase_words(snapshot, ruling)
     out.append(f"{meter(ruling)} ", colours.get("warning", ""))
     out.append(f"{line}\n", f"bold {colours.get(colour, '')}".strip())

@@ -19,6 +19,7 @@ from tui import words
 
 if TYPE_CHECKING:
     from estimator.whatif import RuleOutcome
+    from tui.snapshot import RunSnapshot
 
 FIELDS = ("patience", "min_delta", "min_steps")
 Tone = Literal["plain", "good", "bad", "quiet", "strong"]
@@ -46,6 +47,32 @@ def rule_of(typed: Mapping[str, str], *, from_start: bool) -> StopRule:
         )
     except ValueError as error:
         raise UsageError(f"{error}.") from None
+
+
+def why_not(snapshot: RunSnapshot) -> str:
+    """Why another rule cannot be applied to a run; empty when it can be asked for."""
+    history = snapshot.history
+    if snapshot.ended:
+        return "The run is over: there is nothing to apply a rule to."
+    if history.source == "none":
+        return "Nothing was read of the run yet."
+    if history.rule is None and history.source == "log":
+        return (
+            "Cannot be applied: somebody else's trainer wrote this log; it takes no requests, the rule is assumed."
+        )
+    if history.rule is None:
+        return "Cannot be applied: this run was started without auto-stop."
+    if "rule" not in history.obeys:
+        return "Cannot be applied: this run takes no requests; an older tunewatch started it."
+    return ""
+
+
+def last_answer(history: RunHistory) -> str:
+    """What the run said when it was last asked for another rule; empty when it never was."""
+    ack = next((ack for ack in reversed(history.acks) if ack.kind == "rule"), None)
+    if ack is None:
+        return ""
+    return f"{'Changed' if ack.accepted else 'Refused'} at step {ack.step}: {ack.detail}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,16 @@ class LiveActions(Screen[None]):
         self.app.push_screen(screen, self.cursor_to)
 
     def action_what_if(self) -> None:
-        """Try another rule on this run at once; nothing is changed by it."""
+        """Try another rule on this run at once; nothing is changed by it before it is applied."""
+        from tui.commands.common import read_only
         from tui.screens.whatif import WhatIfScreen
 
-        if self.snapshot is not None:
-            # a run of ours reads its rule at its start: there is nothing to apply it to while it goes on
-            self.app.push_screen(WhatIfScreen(self.snapshot, may_apply=False))
+        if self.snapshot is None:
+            return
+        refusal = "Cannot be applied: tunewatch is read-only here." if read_only() else ""
+        if self.control.session.recorded:
+            refusal = "Cannot be applied: this is a recording, nothing trains."
+        self.app.push_screen(WhatIfScreen(self.snapshot, refusal=refusal))
 
     def action_results(self) -> None:
         """Stages of the study and what the mask cost."""
