@@ -57,9 +57,7 @@ def why_not(snapshot: RunSnapshot) -> str:
     if history.source == "none":
         return "Nothing was read of the run yet."
     if history.rule is None and history.source == "log":
-        return (
-            "Cannot be applied: somebody else's trainer wrote this log; it takes no requests, the rule is assumed."
-        )
+        return "Cannot be applied: somebody else's trainer wrote this log; it takes no requests, the rule is assumed."
     if history.rule is None:
         return "Cannot be applied: this run was started without auto-stop."
     if "rule" not in history.obeys:
