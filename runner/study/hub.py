@@ -22,6 +22,8 @@ from typing import Any
 
 from runner import rundir
 from runner.errors import NotFoundError, UsageError
+from runner.study.hub_fence import FencedError, claim
+from runner.study.hub_fence import commit as fenced_commit
 
 PERMANENT = (400, 401, 403, 404, 413)
 """Answers that another try will not change."""
@@ -44,7 +46,12 @@ class Uploader:
         api: Any = None,
         private: bool = True,
         pauses_s: tuple[float, ...] = PAUSES_S,
+        epoch: int = 0,
+        on_fenced: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`epoch` is that of this start of the run; `on_fenced` is told when a newer one stands on the Hub."""
+        self.epoch = epoch
+        self.on_fenced = on_fenced
         self.repo_id = repo_id
         self.prefix = prefix
         self.report = report
@@ -86,6 +93,8 @@ class Uploader:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        if self.epoch > 0:
+            self._claim()
         while True:
             with self._changed:
                 while self._waiting is None and not self._closing:
@@ -97,6 +106,23 @@ class Uploader:
             self._one(checkpoint)
             with self._changed:
                 self._under_way = None
+
+    def _claim(self) -> None:
+        """A run that moved says so before its first upload: from then on its predecessor can write no more."""
+        for pause in (*self.pauses_s, None):
+            try:
+                claim(self._hub(), self.repo_id, self.prefix, self.epoch, private=self.private)
+            except FencedError as error:
+                self._fenced(error)
+            except Exception:  # noqa: BLE001 - the first upload meets the same, and reports it
+                if pause is not None and not self._closing:
+                    time.sleep(pause)
+                    continue
+            return
+
+    def _fenced(self, error: FencedError) -> None:
+        self._hopeless = error.message
+        self.on_fenced(error.message)
 
     def _one(self, checkpoint: Path) -> None:
         step, began = rundir.checkpoint_step(checkpoint), time.monotonic()
@@ -117,7 +143,12 @@ class Uploader:
             if self._hopeless:
                 raise UsageError(self._hopeless)
             try:
-                return upload(self._hub(), self.repo_id, self.prefix, checkpoint, private=self.private)
+                return upload(
+                    self._hub(), self.repo_id, self.prefix, checkpoint, private=self.private, epoch=self.epoch
+                )
+            except FencedError as error:
+                self._fenced(error)
+                raise
             except Exception as error:
                 status = _status(error)
                 if status in (401, 403):
@@ -140,10 +171,13 @@ class Uploader:
         return self._api
 
 
-def upload(api: Any, repo_id: str, prefix: str, checkpoint: Path, *, private: bool = True) -> str:
+def upload(
+    api: Any, repo_id: str, prefix: str, checkpoint: Path, *, private: bool = True, epoch: int = 0
+) -> str:  # fmt: skip
     """Upload one whole checkpoint, its manifest last, look it up again, and return the commit that holds it.
 
-    Raises what huggingface_hub raises, and UsageError when what is there is not what was sent.
+    Raises what huggingface_hub raises, UsageError when what is there is not what was sent, and FencedError when the run
+    goes on elsewhere under an epoch above `epoch`.
     """
     from huggingface_hub import CommitOperationAdd
 
@@ -155,7 +189,7 @@ def upload(api: Any, repo_id: str, prefix: str, checkpoint: Path, *, private: bo
 
     def commit(names: list[str], message: str) -> str:
         adds = [CommitOperationAdd(f"{folder}/{name}", checkpoint / name) for name in names]
-        return str(api.create_commit(repo_id, adds, commit_message=message).oid)
+        return fenced_commit(api, repo_id, prefix, epoch, adds, message)
 
     commit(sorted(manifest), f"{folder}: files")
     revision = commit([rundir.MANIFEST], f"{folder}: whole")

@@ -275,7 +275,15 @@ class Study:
                 what = f"checkpoint-{fields['step']} {fields['status']} after {fields['seconds']} s"
                 say(f"upload: {what}: {fields['detail']} {fields['revision'][:12]}".rstrip())
 
-        return Uploader(repo, f"{self.recipe.name}-{self.run.path.name}", report)
+        def fenced(why: str) -> None:
+            say(f"upload: refused, {why}")
+            rundir.write_stop_request(self.run.path, f"fenced: {why}")
+
+        status = rundir.read_status(self.run.status)
+        return Uploader(
+            repo, f"{self.recipe.name}-{self.run.path.name}", report,
+            epoch=status.epoch if status is not None else 0, on_fenced=fenced,
+        )  # fmt: skip
 
     def _summarise(self, outcome: Outcome) -> None:
         from runner.study.summary import write_summary

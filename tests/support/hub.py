@@ -127,9 +127,14 @@ def hub_stand_in() -> Iterator[tuple[HubStandIn, str]]:
         do_GET = do_POST = do_PUT = do_HEAD = handle_any  # noqa: N815
 
         def commit(self, body: bytes) -> None:
+            lines = [json.loads(line) for line in body.splitlines()]
             with hub.lock:
+                parent = next((line["value"].get("parentCommit") for line in lines if line["key"] == "header"), None)
+                if parent is not None and parent != hub.sha(len(hub.snapshots) - 1):
+                    self.reply(412, {"error": "A commit has happened since. Please refresh and try again."})
+                    return
                 files = dict(hub.files)
-                for line in map(json.loads, body.splitlines()):
+                for line in lines:
                     value = line["value"]
                     if line["key"] == "header":
                         hub.messages.append(value["summary"])
