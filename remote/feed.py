@@ -40,6 +40,8 @@ from runner.state import judge_state
 _FETCH_S = 0.2
 _READ_S = 0.2
 """Seconds of one tick for fetching and for reading, when there is more than that to do."""
+_FIRST_READ_S = 0.05
+"""Seconds of reading at the first tick: somebody waits for the first curve, and the rest of it comes with the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class RunFeed:
         self.target = resolve(parse_target(target) if isinstance(target, str) else target, home)
         self._clock = clock
         self._closed = threading.Event()
+        self._read_s = _FIRST_READ_S
         self._source = self._open(home, connect)
         self._log: FileTail[LogReader] | None = None
         self._metrics: FileTail[MetricsReader] | None = None
@@ -159,8 +162,9 @@ class RunFeed:
             self._log = FileTail(files.log, LogReader)
         if files.metrics is not None and (self._metrics is None or self._metrics.path != files.metrics):
             self._metrics = FileTail(files.metrics, MetricsReader)
-        done = self._metrics is None or self._metrics.advance(_READ_S)
-        return (self._log is None or self._log.advance(_READ_S)) and done
+        seconds, self._read_s = self._read_s, _READ_S
+        done = self._metrics is None or self._metrics.advance(seconds)
+        return (self._log is None or self._log.advance(seconds)) and done
 
     def _history(self) -> RunHistory:
         """The exact history of metrics.jsonl with what only the log can say; the same object while nothing changed."""

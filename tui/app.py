@@ -143,6 +143,8 @@ class TunewatchApp(App[None]):
         for screen in self.screen_stack:
             if isinstance(screen, ShowsRuns):
                 screen.take(snapshot)
+        if not snapshot.estimated:
+            self.call_after_refresh(self.session.look_now)
 
     def _watch_rentals(self) -> None:
         """Look at what bills and end what is past its limit, whatever screen is open."""

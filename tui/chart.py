@@ -11,8 +11,10 @@ Layers, from below: shades · grid · level and vertical lines · cursor · curv
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from rich.style import Style
@@ -234,6 +236,10 @@ def _plotext() -> Any:
     """Import plotext once, without its clamp to the size of a terminal that a test does not have."""
     global _loaded
     if _loaded is None:
+        # its last import is the manual, 27 pages that are read nowhere here and take two thirds of the whole import
+        manual = ModuleType("plotext._doc.doc")
+        manual.docs = None  # type: ignore[attr-defined]
+        sys.modules.setdefault(manual.__name__, manual)
         import plotext
 
         plotext.terminal.limit(False, False)

@@ -16,8 +16,8 @@ from runner.errors import NotFoundError
 from tui.logindex import Change, LogIndex
 from tui.logscan import Filter, Search, StepLine, StepSearch
 
-LOOK_S = 0.4
-"""Seconds between two looks at the file's size."""
+LOOK_S = 0.05
+"""Seconds between two looks at the file's size: what a person takes for at once, and one call of the system."""
 REPORT_S = 0.05
 TURN_S = 0.008
 """Seconds of work after which the interpreter is left to the screen for a moment."""

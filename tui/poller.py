@@ -20,9 +20,11 @@ Post = Callable[[RunSnapshot], None]
 
 BACKGROUND_S = 10.0
 """Seconds between two looks at a run that nobody looks at: fifty of them stay under 2 % of a core."""
+FIRST_S = 1.0
+"""Seconds that the first forecast waits at most for the screen to have drawn the curve: both want the interpreter."""
 CATCHING_UP_S = 0.7
 """Seconds between two snapshots of a log that is being caught up."""
-GLANCE_S = 0.25
+GLANCE_S = 0.1
 """Seconds between two glances at the size of what the run in front writes."""
 
 
@@ -64,20 +66,24 @@ class Watch:
         ask = getattr(self._feed, "stirred", None) if self.front else None
         return bool(ask()) if ask is not None else False
 
-    def look(self, now: float) -> RunSnapshot | None:
+    def look(self, now: float, *, first: bool = False) -> RunSnapshot | None:
         """Read once. A fault of link or file is told in the snapshot; what was known before stays in it.
 
         None while a long log is caught up and a snapshot was made a moment ago: a forecast and four charts for each
-        piece of it would keep the screen from answering keys.
+        piece of it would keep the screen from answering keys. With `first`, the snapshot of the first look has curve
+        and verdict but no forecast, and the next look is due at once: a person sees the run while the forecast's
+        libraries are still read.
         """
         self.looked = now
+        first = first and self.last is None
         try:
             read = self.feed.tick()
             self.behind = not getattr(read, "caught_up", True)
             if self.behind and self.last is not None and now - self.last.at < CATCHING_UP_S:
                 return None
             path = Path(read.log_path) if read.log_path else None
-            snapshot = self.maker.make(read, at=now, tail=self.tail.read(path))
+            snapshot = self.maker.make(read, at=now, tail=self.tail.read(path), forecast=not first)
+            self.behind = self.behind or first
         except (TunewatchError, OSError) as error:
             before = self.last or RunSnapshot(self.maker.target, self.maker.name)
             age = now - before.at if self.last else None
@@ -143,7 +149,9 @@ class HostPoller(threading.Thread):
                     snapshot = self._looked(watch)
                     if snapshot is not None:
                         self._post(snapshot)
-            if any(w.behind for w in watches):
+            if any(w.last is not None and not w.last.estimated for w in watches):
+                self._wake.wait(FIRST_S)
+            elif any(w.behind for w in watches):
                 self._wake.wait(0.02)
             else:
                 self._rest(started + self._interval, watches)
@@ -160,7 +168,7 @@ class HostPoller(threading.Thread):
 
     def _looked(self, watch: Watch) -> RunSnapshot | None:
         try:
-            return watch.look(self._clock())
+            return watch.look(self._clock(), first=True)
         except Exception as error:
             # a fault of ours: say it where the eye is before this thread ends, or the screen would look merely quiet
             before = watch.last or RunSnapshot(watch.maker.target, watch.maker.name)

@@ -21,6 +21,8 @@ def panel(snapshot: RunSnapshot, colours: Colours, width: int) -> Text:
 
 
 def _why_none(snapshot: RunSnapshot) -> str:
+    if not snapshot.estimated:
+        return "quoting …"
     if snapshot.step_s is None:
         return "quotes need the speed of the run: two readings of progress"
     if snapshot.history.max_steps is None:

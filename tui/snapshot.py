@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LinkWord = Literal["live", "stale", "reconnecting", "offline"]
 DEFAULT_RULE = StopRule()
+FORECAST_S = 2.0
+"""Seconds between two forecasts while only training goes on; an eval, a new rule or the end has one at once."""
 
 
 class LinkView(NamedTuple):
@@ -117,6 +119,8 @@ class RunSnapshot:
     warnings: tuple[str, ...] = ()
     at: float = 0.0
     """Monotonic seconds when it was made."""
+    estimated: bool = True
+    """Whether a forecast was tried; the first snapshot of a run comes before it."""
 
     @property
     def ended(self) -> bool:
@@ -172,14 +176,24 @@ class SnapshotMaker:
     _last: RunSnapshot | None = None
     _live: bool = False
     """Whether the last look showed all there was of a run that goes on."""
+    _made_of: RunHistory | None = None
+    """The history of the last forecast, and when it was made (monotonic seconds)."""
+    _made_at: float = 0.0
+    _owed: bool = False
+    """Whether training went on since then."""
 
-    def make(self, read: Any, *, at: float, tail: tuple[str, ...] = ()) -> RunSnapshot:
-        """Join a `FeedState` with verdict and forecast. `at` is the monotonic time of the reading, in seconds."""
+    def make(self, read: Any, *, at: float, tail: tuple[str, ...] = (), forecast: bool = True) -> RunSnapshot:
+        """Join a `FeedState` with verdict and forecast. `at` is the monotonic time of the reading, in seconds.
+
+        Without `forecast` the curve and the verdict are there at once, and whatever needs an estimate is not known.
+        """
         history: RunHistory = read.history
-        known = self._last is not None and self._last.history is history
         whole = bool(getattr(read, "caught_up", True))
-        base = self._last if known and self._last is not None else self._judged(history, whole)
-        self._live = whole and history.ended is None
+        if not forecast:
+            base = self._seen(history)
+        else:
+            base = self._followed(history, at) or self._judged(history, whole, at)
+            self._live = whole and history.ended is None
         snapshot = replace(
             base,
             state=read.state,
@@ -193,8 +207,44 @@ class SnapshotMaker:
         )
         if snapshot.ended:
             snapshot = replace(snapshot, eta_s=None, eta_stop_s=None, usd_at_end=snapshot.usd_spent)
-        self._last = snapshot
+        if forecast:
+            self._last = snapshot
         return snapshot
+
+    def _followed(self, history: RunHistory, at: float) -> RunSnapshot | None:
+        """The last snapshot, brought up to a history in which only training went on; None where a forecast is due.
+
+        A step is on the screen before the forecast that it changes a little: that comes with a later look.
+        """
+        last, made_of = self._last, self._made_of
+        if last is None or made_of is None:
+            return None
+        if made_of is history:
+            return last
+        now = (history.ended, history.evals, history.rule, history.max_steps, history.run_id)
+        then = (made_of.ended, made_of.evals, made_of.rule, made_of.max_steps, made_of.run_id)
+        owed, self._owed = self._owed, True
+        if now != then or (owed and at - self._made_at >= FORECAST_S):
+            return None
+        return replace(last, history=history, usd_spent=self._spent(history))
+
+    def _seen(self, history: RunHistory) -> RunSnapshot:
+        """What can be said without an estimate."""
+        rule, declared = self.choice.over(history.rule)
+        return RunSnapshot(
+            target=self.target,
+            name=self.name,
+            history=history,
+            ruling=_ruling(history, rule, None),
+            declared=declared,
+            dph=self.dph,
+            usd_spent=self._spent(history),
+            estimated=False,
+        )
+
+    def _spent(self, history: RunHistory) -> float | None:
+        """USD for the time trained so far."""
+        return None if self.dph is None else self.dph * (history.elapsed_s or 0.0) / 3600
 
     def _unkept(self) -> tuple[str, ...]:
         return (self.book.trouble,) if self.book is not None and self.book.trouble else ()
@@ -225,16 +275,17 @@ class SnapshotMaker:
             book.note_rate(recipe, here.gpu, forecast.throughput.effective_sps)
         return forecast
 
-    def _judged(self, history: RunHistory, whole: bool) -> RunSnapshot:
+    def _judged(self, history: RunHistory, whole: bool, at: float) -> RunSnapshot:
         from remote.forecast import forecast_run
 
+        self._made_of, self._made_at, self._owed = history, at, False
         rule, declared = self.choice.over(history.rule)
         forecast = self._forecast(history, rule, declared, whole)
         other = None
         if history.rule is None and self.choice.count_from is None:
             swapped = replace(rule, count_from="start" if rule.count_from == "min_steps" else "min_steps")
             other = _ruling(history, swapped, forecast_run(history, swapped))
-        spent = None if self.dph is None else self.dph * (history.elapsed_s or 0.0) / 3600
+        spent = self._spent(history)
         over = history.ended is not None
         stay = quote_row(forecast.stay, stay=True) if forecast.stay is not None and not over else None
         speed = forecast.throughput
@@ -274,9 +325,9 @@ def whole_run_quotes(history: RunHistory, offers: Sequence[Offer]) -> tuple[Quot
     return tuple(quote_row(q, offers=offers) for q in scenario_quotes(history.step, speed.effective_sps, offers).quotes)
 
 
-def _ruling(history: RunHistory, rule: StopRule, forecast: RunForecast) -> Ruling:
+def _ruling(history: RunHistory, rule: StopRule, forecast: RunForecast | None) -> Ruling:
     pairs = history.eval_pairs()
-    stop = forecast.stop
+    stop = forecast.stop if forecast is not None else None
     projection = Projection(int(stop.p10), int(stop.p50), int(stop.p90), float(stop.p_early)) if stop else None
     state = history.declared_stop if history.declared_stop and rule == history.rule else replay(rule, pairs)
     return Ruling(rule, state, tuple(judge(rule, pairs)), projection)

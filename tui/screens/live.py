@@ -7,25 +7,32 @@ and the newest snapshot together make the charts; every key and every mouse gest
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.screen import ModalScreen
 from textual.widgets import Footer, Static
 
-from tui import quote_words, stop_words, words
-from tui.axes import Geometry, Role, layout
-from tui.curves import PANES, CurveCache, PaneName, View, charts, reading, seconds_at
+from tui import words
 from tui.keys import bindings
 from tui.screens.live_actions import LiveActions
-from tui.snapshot import RunSnapshot
 from tui.widgets.chart_pane import ChartPane
 from tui.widgets.panes import PaneTabs, TextPane, stage_line, tail_text
 from tui.widgets.status_line import StatusLine
 
+if TYPE_CHECKING:
+    from tui.axes import Geometry, Role
+    from tui.curves import CurveCache, PaneName, View
+    from tui.snapshot import RunSnapshot
+
+# what draws and words a run is imported when there is one to show: the first frame does not wait for it
+
+CHARTS: dict[str, str] = {"loss": "train loss", "eval": "eval_loss", "speed": "s/step"}
 TITLES = (
     ("loss", "loss"),
     ("eval", "eval_loss"),
@@ -47,10 +54,22 @@ class LiveScreen(LiveActions):
 
     def __init__(self, target: str) -> None:
         super().__init__(target)
-        self.view = View()
-        self.cache = CurveCache()
         self.chosen = "loss"
         self._solo = False
+
+    @cached_property
+    def view(self) -> View:
+        """What the person chose to see."""
+        from tui.curves import View
+
+        return View()
+
+    @cached_property
+    def cache(self) -> CurveCache:
+        """The curves of the newest history."""
+        from tui.curves import CurveCache
+
+        return CurveCache()
 
     def compose(self) -> ComposeResult:
         """Charts left, verdict and money right."""
@@ -62,26 +81,23 @@ class LiveScreen(LiveActions):
         yield Static("tunewatch needs 40 columns and 10 rows", id="small", markup=False)
         with Horizontal(id="body"):
             with Vertical(id="left"):
-                for name in PANES:
-                    yield ChartPane(id=name)
+                for name, title in CHARTS.items():
+                    yield ChartPane(title, id=name, classes="-chosen" if name == self.chosen else "")
                 yield TextPane("log", id="tail", classes="-cut")
-            with Vertical(id="right"):
+            with Vertical(id="right", classes="-empty"):
                 yield TextPane("auto-stop", id="stop")
                 yield TextPane("finish and bill", id="quotes")
-        yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Show what is known at once."""
+        """Show what is known at once; the keys come a moment after the first frame."""
+        self.call_after_refresh(self.mount, Footer(compact=True, show_command_palette=False))
         self.control.theme_changed_signal.subscribe(self, lambda _: self._new_theme())
         self.query_one("#loss", ChartPane).focus()
-        self._new_theme()
         known = self.control.snapshots.get(self.target)
         if known is not None:
             self.take(known)
 
     def _new_theme(self) -> None:
-        for pane in self.query(ChartPane):
-            pane.palette = self.control.palette
         if self.snapshot is not None:
             self.take(self.snapshot)
 
@@ -102,10 +118,23 @@ class LiveScreen(LiveActions):
         if snapshot.target != self.target or not self.is_running:
             return
         before, self.snapshot = self.snapshot, snapshot
+        if self._covered():
+            return
         self.query_one(StatusLine).snapshot = snapshot
         self._study_done(before, snapshot)
         self._redraw()
         self._texts()
+
+    def _covered(self) -> bool:
+        """Whether another screen hides all of this one: then nothing is drawn until it is back."""
+        stack = self.app.screen_stack
+        above = stack[stack.index(self) + 1 :] if self in stack else []
+        return any(not isinstance(screen, ModalScreen) for screen in above)
+
+    def on_screen_resume(self) -> None:
+        """Show what came while another screen was open."""
+        if self.snapshot is not None and self.is_running:
+            self.take(self.snapshot)
 
     def _study_done(self, before: RunSnapshot | None, after: RunSnapshot) -> None:
         """A study that ends while it is watched shows its results by itself."""
@@ -115,9 +144,11 @@ class LiveScreen(LiveActions):
     def _redraw(self) -> None:
         if self.snapshot is None:
             return
+        from tui.curves import charts
+
         for name, spec in charts(self.snapshot, self.view, self.cache).items():
             pane = self.query_one(f"#{name}", ChartPane)
-            pane.spec = spec
+            pane.palette, pane.spec = self.control.palette, spec
             pane.border_title, pane.border_subtitle = self._captions(name)
 
     def _captions(self, name: PaneName) -> tuple[Text, Text]:
@@ -126,9 +157,8 @@ class LiveScreen(LiveActions):
         history, palette = self.snapshot.history, self.control.palette
         curve = self.cache.curve(history, name, self.view.x_mode)
         role: Role = "second" if name == "speed" else "line"
-        title = {"loss": "train loss", "eval": "eval_loss", "speed": "s/step"}[name]
         swatch = "--" if palette.marker == "ascii" else "⣀⣀"
-        head = Text.assemble((f"{swatch} ", palette.roles[role]), title)
+        head = Text.assemble((f"{swatch} ", palette.roles[role]), CHARTS[name])
         notes = []
         if name == "loss" and self.view.weight:
             notes.append(f"smoothed {self.view.weight:g}")
@@ -143,6 +173,8 @@ class LiveScreen(LiveActions):
         return head, Text(self._newest(name, curve.ys))
 
     def _at_cursor(self, name: PaneName, x: float) -> str:
+        from tui.curves import reading
+
         assert self.snapshot is not None  # noqa: S101 - only called with one
         history, mode = self.snapshot.history, self.view.x_mode
         point = reading(self.cache.curve(history, name, mode), x)
@@ -174,6 +206,8 @@ class LiveScreen(LiveActions):
         snapshot = self.snapshot
         if snapshot is None or not self.is_running:
             return
+        from tui import quote_words, stop_words
+
         colours = self.control.theme_variables
         stages = stage_line(snapshot.history, colours)
         self.query_one("#stages", Static).display = stages is not None
@@ -204,6 +238,8 @@ class LiveScreen(LiveActions):
 
     def _summary(self, snapshot: RunSnapshot) -> Text:
         """Three lines for a small terminal: loss, verdict, money."""
+        from tui import quote_words, stop_words
+
         history, ruling = snapshot.history, snapshot.ruling
         last = history.train[-1].loss if history.train else None
         out = Text(no_wrap=True, overflow="ellipsis")
@@ -287,8 +323,10 @@ class LiveScreen(LiveActions):
 
     def _within(self, lo: float, hi: float) -> tuple[float, float] | None:
         """A window inside what there is to see; None when it is all of it."""
+        from tui.axes import layout
+
         spec = self.query_one("#loss", ChartPane).spec
-        full = layout(replace(spec, x_range=None), 100, 10)
+        full = layout(replace(spec, x_range=None), 100, 10) if spec is not None else None
         if full is None or (lo <= full.x_lo and hi >= full.x_hi):
             return None
         width = max(hi - lo, (full.x_hi - full.x_lo) * 1e-4)
@@ -329,6 +367,8 @@ class LiveScreen(LiveActions):
         """Put the cursor of all charts on a step."""
         if step is None or self.snapshot is None:
             return
+        from tui.curves import seconds_at
+
         clock = self.cache.clock(self.snapshot.history) if self.view.x_mode == "time" else None
         self._look(replace(self.view, cursor=float(step) if clock is None else seconds_at(clock, step)))
 
