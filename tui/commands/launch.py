@@ -14,7 +14,7 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 
 @click.command(short_help="Rent, boot, ship, start, arm the guard.")
 @click.argument("recipe")
-@click.option("--offer", "offer_id", type=int, required=True, help="Number of the offer: tunewatch offers.")
+@click.option("--offer", "offer_id", type=int, help="Number of the offer: tunewatch offers.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; wins over everything.")
 @click.option("--config", "config_file", type=click.Path(), help="TOML with settings that lie over the recipe's.")
 @click.option("--hf-repo-id", metavar="REPO", help="Upload checkpoints to this Hub repository.")
@@ -29,11 +29,16 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 @click.option("--image", default="", help="Container image; by default one with torch for the host's driver.")
 @click.option("--boot-timeout", default="25m", show_default=True, help="Give the box back when it is not up by then.")
 @click.option("--detach", is_flag=True, help="Leave when it runs; no screen.")
+@click.option("--dry-run", is_flag=True, help="Do what costs nothing, say what would happen, rent nothing.")
+@click.option("--resume", is_flag=True, help="Go on with a launch that was cut; RECIPE is its run.")
+@click.option(
+    "--undo", is_flag=True, help="Undo a launch that was cut: what it rented is destroyed; RECIPE is its run."
+)
 @yes_option
 @json_option
 def command(
     recipe: str,
-    offer_id: int,
+    offer_id: int | None,
     settings: tuple[str, ...],
     config_file: str | None,
     hf_repo_id: str | None,
@@ -48,6 +53,9 @@ def command(
     image: str,
     boot_timeout: str,
     detach: bool,
+    dry_run: bool,
+    resume: bool,
+    undo: bool,
     yes: bool,
     as_json: bool,
 ) -> int:
@@ -57,6 +65,8 @@ def command(
     \b
     tunewatch launch stage5 --offer 7000001 --budget 5 --deadline 10h
     tunewatch launch mine.toml --offer 7000001 --set train.max_steps=200 --yes --json
+    tunewatch launch stage5 --offer 7000001 --dry-run
+    tunewatch launch stage5/20260215-104518 --resume
     """
     from remote.access import opener, own_key
     from remote.arming import Wishes
@@ -69,7 +79,12 @@ def command(
     from runner.rundir import STAMP
     from tui.cloud import dollars, open_desk, seconds_from_now
 
-    refuse_if_read_only("renting a box")
+    if (given := [f"--{name}" for name, on in (("resume", resume), ("undo", undo)) if on]) or offer_id is None:
+        if len(given) != 1 or offer_id is not None or dry_run:
+            raise click.UsageError("Give one of --offer, --resume and --undo.")
+        return _settle(recipe, undo=undo, yes=yes, as_json=as_json)
+    if not dry_run:
+        refuse_if_read_only("renting a box")
     named = str(Path(recipe).resolve()) if Path(recipe).is_file() else recipe
     config = str(Path(config_file).resolve()) if config_file is not None else None
     order = Order(named, config, tuple(settings), hf_repo_id or "")
@@ -81,13 +96,14 @@ def command(
         price = offer.dph_total if bid is None else bid + offer.dph_total - offer.dph_base
         limit = [f"at most {dollars(budget)}" if budget is not None else "", f"until {deadline}" if deadline else ""]
         limits = ", ".join(part for part in limit if part) or "no limit but the end of the run"
-        confirm_by_name(
-            str(offer_id),
-            f"{offer.num_gpus}x {offer.gpu_name} will be rented at ${price:.4f}/h with {gigabytes:g} GB of "
-            f"disk ({limits}).",
-            yes=yes,
-            as_json=as_json,
-        )
+        if not dry_run:
+            confirm_by_name(
+                str(offer_id),
+                f"{offer.num_gpus}x {offer.gpu_name} will be rented at ${price:.4f}/h with {gigabytes:g} GB of "
+                f"disk ({limits}).",
+                yes=yes,
+                as_json=as_json,
+            )
         name = f"{resolved.name}/{time.strftime(STAMP)}"
         _, public = own_key(desk.journal.home)
         request = Launch(
@@ -102,6 +118,15 @@ def command(
             python=chosen.text("launch.python"),
             grace_s=chosen.number("launch.grace"),
         )  # fmt: skip
+        if dry_run:
+            from remote.launch_check import dry_run as rehearse
+
+            done = rehearse(desk, request, os.environ)
+            if as_json:
+                emit_json(done.to_json())
+            else:
+                click.echo("Nothing was rented.", err=True)
+            return 0
         try:
             result = launch(desk, request, opener(desk.journal.home))
         except TunewatchError as error:
@@ -122,3 +147,34 @@ def command(
 
         _show(name)
     return 0
+
+
+def _settle(run: str, *, undo: bool, yes: bool, as_json: bool) -> int:
+    """Carry on or undo a launch that was cut."""
+    from remote.access import opener
+    from remote.launch import resume_launch, undo_launch
+    from remote.launch_check import unfinished_launch
+    from runner.errors import Exit
+    from tui.cloud import open_desk
+
+    refuse_if_read_only("undoing a launch" if undo else "renting a box")
+    with open_desk(say_step) as desk:
+        cut = unfinished_launch(desk.journal, run)
+        if undo:
+            name = cut.run.rsplit("/", 1)[-1]
+            confirm_by_name(
+                name, f"{cut.in_words()} It will be undone: the box is destroyed.", yes=yes, as_json=as_json
+            )
+            result = undo_launch(desk, cut.deed)
+        else:
+            result = resume_launch(desk, cut.deed, opener(desk.journal.home))
+    if as_json:
+        emit_json(result.to_json())
+    elif undo:
+        done = (
+            "nothing of it bills" if result.ok else "UNCONFIRMED: a box may still bill. Repeat, or: tunewatch reconcile"
+        )
+        click.echo(f"{cut.run}: {done}", err=True)
+    else:
+        click.echo(f"{cut.run} runs on instance {result.instance_id}; end it with: tunewatch kill {cut.run}", err=True)
+    return 0 if result.ok else int(Exit.UNCONFIRMED)
