@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from remote.connect import open_transport
 from remote.desk import Desk, Note
 from remote.journal import Journal
-from remote.provider import Instance, SshPair, find
+from remote.provider import Instance, SshPair, find, is_own
 from remote.ssh_config import Login
+from remote.target import parse_host
 from remote.transport import (
     AuthError,
     ByteStream,
@@ -83,6 +85,9 @@ def opener(home: Path) -> Opener:
     def open_pair(instance: Instance, pair: SshPair) -> Transport:
         from remote.ssh import SshTransport
 
+        if instance.address:
+            # a machine of one's own is reached as its owner's ssh_config says
+            return open_transport(parse_host(instance.address), home=home)
         # the proxy may answer with a key of its own
         alias = f"vast-{instance.id}" + ("" if pair.kind == "direct" else "-proxy")
         login = Login(alias, pair.host, pair.port, pair.user, (private, *users), use_agent=True)
@@ -95,7 +100,7 @@ def reach(instance: Instance, open_pair: Opener, *, prefer: str = "") -> tuple[T
     """A transport that answers, by the first pair that does; raises the last error when none does."""
     pairs = sorted(instance.ssh, key=lambda pair: pair.kind != prefer) if prefer else list(instance.ssh)
     if not pairs:
-        raise UnreachableError(f"Instance {instance.id} has no SSH address yet.")
+        raise UnreachableError(f"{instance.called.capitalize()} has no SSH address yet.")
     last: UnreachableError | RefusedError | None = None
     for pair in pairs:
         transport = open_pair(instance, pair)
@@ -107,7 +112,7 @@ def reach(instance: Instance, open_pair: Opener, *, prefer: str = "") -> tuple[T
             continue
         return transport, pair
     if last is None:
-        raise UnreachableError(f"Instance {instance.id} cannot be reached.")
+        raise UnreachableError(f"{instance.called.capitalize()} cannot be reached.")
     raise last
 
 
@@ -229,9 +234,15 @@ def transport_for_instance(instance_id: int, *, home: Path) -> Transport:
     """
 
     def look_up(wanted: int) -> Instance:
-        from remote.vast import VastProvider
+        if is_own(wanted):
+            from remote.hosts import HostsProvider
 
-        instance = find(VastProvider().instances(), wanted)
+            rows = HostsProvider(home).instances()
+        else:
+            from remote.vast import VastProvider
+
+            rows = VastProvider().instances()
+        instance = find(rows, wanted)
         if instance is None:
             raise NotFoundError(f"There is no instance {wanted} on this account.", hint="See: tunewatch instances.")
         if not instance.ssh or instance.status != "running":

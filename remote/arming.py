@@ -68,6 +68,7 @@ def limits_for(instance: Instance, wishes: Wishes, *, url: str, spent_usd: float
         idle_s=wishes.idle_s,
         lease_s=wishes.lease_s,
         keep_when_finished=wishes.keep,
+        rental=not instance.own,
     )
 
 
@@ -86,7 +87,7 @@ def arm(desk: Desk, host: Transport, run_dir: str, limits: Limits, python: Pytho
             f"The box cannot switch itself off: {detail}.",
             hint="It is not left to run unattended. Without a guard only an open laptop would end it.",
         )
-    note.say("its own key works")
+    note.say(str(said.get("detail") or "its own key works"))
     log = shell_path(f"{run_dir}/guard.log")
     watch = python(f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
     host.run(f"setsid sh -c {shlex.quote(watch)} </dev/null >>{log} 2>&1 &", timeout=20)
@@ -121,6 +122,8 @@ def in_words(limits: Limits) -> str:
     if limits.lease_s is not None:
         words.append(f"laptop away {limits.lease_s / 3600:.2g} h")
     finish = "kept when finished" if limits.keep_when_finished else "ends when finished"
+    if not limits.rental:
+        finish = "ends the run, not the machine"
     return ", ".join([*words, finish])
 
 
@@ -131,6 +134,8 @@ class Overdue:
     instance: int
     run: str
     reason: str
+    called: str = ""
+    """The box within a sentence; empty for `instance N`."""
 
 
 def overdue(journal: Journal, now: float, *, slack_s: float = 120.0) -> list[Overdue]:
@@ -139,7 +144,7 @@ def overdue(journal: Journal, now: float, *, slack_s: float = 120.0) -> list[Ove
     for box in journal.boxes(living=True):
         reason = _overdue(journal, box, now, slack_s)
         if reason:
-            found.append(Overdue(box.instance, box.run, reason))
+            found.append(Overdue(box.instance, box.run, reason, box.called))
     return found
 
 

@@ -67,6 +67,13 @@ print(json.dumps(missing))
 """
 
 
+DEFAULT_PYTHON = "python3"
+PYTHON_FILE = "tunewatch/python"
+"""Below the home of a rented box: the start script writes there which python3 the image itself has on its PATH."""
+IMAGE_PYTHONS = ("/opt/conda/bin/python3", "/venv/main/bin/python3")
+"""Where the images of PyTorch and those of the market keep theirs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """A host that is ready."""
@@ -127,7 +134,7 @@ class Phases:
 def prepare(
     host: Transport,
     *,
-    python: str = "python3",
+    python: str = DEFAULT_PYTHON,
     needs: str = "study",
     phases: Phases | None = None,
 ) -> Box:
@@ -139,7 +146,7 @@ def prepare(
     phases = phases or Phases(silent)
     with phases.step("look at the box") as say:
         home = host.home()
-        facts = look(host, python)
+        facts = _look_around(host, python)
         tmux = host.run("command -v tmux").rc == 0
         torch = facts["have"]["torch"]
         version = ".".join(map(str, facts["version"]))
@@ -153,6 +160,33 @@ def prepare(
         interpreter, made = environment(host, facts, REQUIREMENTS[needs])
         say(made)
     return Box(home, code, interpreter, torch, tmux, phases.seconds)
+
+
+def _look_around(host: Transport, python: str) -> dict[str, Any]:
+    """`look`, and where nobody named an interpreter and the usual one has no torch, the one of the image that has it:
+    a session over SSH does not have the PATH of the container.
+    """
+    try:
+        facts = look(host, python)
+    except RefusedError:
+        other = _with_torch(host) if python == DEFAULT_PYTHON else ""
+        if not other:
+            raise
+        return look(host, other)
+    if python == DEFAULT_PYTHON and facts["have"]["torch"] is None:
+        other = _with_torch(host)
+        return look(host, other) if other else facts
+    return facts
+
+
+def _with_torch(host: Transport) -> str:
+    """The interpreter with torch that the start script wrote down, or that images are known to have; empty for none."""
+    places = " ".join(shlex.quote(place) for place in IMAGE_PYTHONS)
+    return host.run(
+        f'for p in "$(cat "$HOME/{PYTHON_FILE}" 2>/dev/null)" {places}; do [ -n "$p" ] && "$p" -c \'import sys, '
+        'importlib.util as u; sys.exit(u.find_spec("torch") is None)\' 2>/dev/null && echo "$p" && break; done; :',
+        timeout=60.0,
+    ).text
 
 
 def look(host: Transport, python: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from remote.deeds import DeedResult, DeedState, DeedStep, Progress, silent
@@ -29,6 +29,15 @@ class Desk:
     mono: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     steps: list[DeedStep] = field(default_factory=list)
+
+    def at(self, number: int) -> Desk:
+        """The same desk before the one place that lets this box or offer: the others need not answer."""
+        part = getattr(self.provider, "part", None)
+        return self if part is None else replace(self, provider=part(number))
+
+    def called(self, instance_id: int) -> str:
+        """What a box is called within a sentence."""
+        return self.provider.called(instance_id)
 
     @contextmanager
     def step(self, name: str, detail: str = "") -> Iterator[Note]:

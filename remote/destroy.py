@@ -60,7 +60,7 @@ def destroy(
         if desk.mono() >= until:
             deed.failed("destroy", instance=instance_id, box={"state": "unconfirmed"}, taken=taken)
             note.ok = False
-            note.detail = f"instance {instance_id} is unconfirmed and may still bill"
+            note.detail = f"{desk.called(instance_id)} is unconfirmed and may still bill"
             return "unconfirmed"
         desk.sleep(GAP_S)
 

@@ -1,4 +1,4 @@
-"""Plain SSH hosts as a market: machines of one's own, each with its price, rented by nobody else.
+"""Plain SSH hosts as a market: machines of one's own, each with its price, let to nobody else.
 
     $TUNEWATCH_HOME/hosts.toml
     [box]                          # the name; also the Host in ssh_config
@@ -6,9 +6,11 @@
     gpu = "RTX 4090"
     vram_gb = 24
     usd_per_h = 0.12               # electricity, or what somebody charges
+    python = "/opt/conda/bin/python"   # the interpreter to build on, where it is not that of the settings
 
-Renting a host writes down who uses it, destroying gives it back: nothing is created, nothing deleted on it. It keeps
-the promises of `remote.provider`, which one suite holds against it and against the market.
+Renting a host writes down who uses it, destroying gives it back: nothing is created, nothing deleted on it, and its
+price counts in between. It keeps the promises of `remote.provider`, which one suite holds against it and against the
+market. In commands a host is called `host:NAME`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 
 from remote.lock import FileLock
 from remote.provider import (
+    OWN_IDS,
     Account,
     Charge,
     Instance,
@@ -47,7 +50,9 @@ _KEYS = {
     "usd_per_h": (int, float),
     "gpus": int,
     "disk_gb": (int, float),
+    "python": str,
 }
+PREFIX = "host:"
 
 
 class HostsProvider:
@@ -61,6 +66,12 @@ class HostsProvider:
         self._clock = clock
         self._hosts = _read(home / FILE)
 
+    def called(self, instance_id: int) -> str:
+        """A host by its name."""
+        lease = self._leases().get(str(instance_id)) or {}
+        name = next((name for name in self._hosts if host_id(name) == instance_id), lease.get("name"))
+        return f"host {name or instance_id}"
+
     def search(self, wanted: Wanted) -> list[MarketOffer]:
         """Hosts that are free and fit, cheapest first."""
         taken = self._leases()
@@ -71,7 +82,8 @@ class HostsProvider:
         """One free host."""
         name = next((name for name in self._hosts if host_id(name) == offer_id), None)
         if name is None or str(offer_id) in self._leases() or spot:
-            raise OfferGoneError(f"Host {name or offer_id} is not free.", hint="See: tunewatch instances.")
+            why = "is not free" if name is not None else "does not stand in hosts.toml"
+            raise OfferGoneError(f"{self.called(offer_id).capitalize()} {why}.", hint="See: tunewatch offers.")
         return self._offer(name, disk_gb)
 
     def account(self) -> Account:
@@ -86,14 +98,16 @@ class HostsProvider:
         """Take a host; raises OfferGoneError when somebody was quicker."""
         with self._locked() as leases:
             self.offer(order.offer_id, disk_gb=order.disk_gb)
-            leases[str(order.offer_id)] = {"label": order.label, "start": self._clock(), "stopped": False}
+            name = self.called(order.offer_id).removeprefix("host ")
+            start = self._clock()
+            leases[str(order.offer_id)] = {"label": order.label, "start": start, "stopped": False, "name": name}
         return order.offer_id
 
     def destroy(self, instance_id: int) -> None:
         """Give it back."""
         with self._locked() as leases:
             if leases.pop(str(instance_id), None) is None:
-                raise NoSuchInstanceError(f"Host {instance_id} is not in use.")
+                raise NoSuchInstanceError(f"{self.called(instance_id).capitalize()} is not in use.")
 
     def stop(self, instance_id: int) -> None:
         """Count no more hours, keep it."""
@@ -110,7 +124,7 @@ class HostsProvider:
     def attach_key(self, instance_id: int, public_key: str) -> None:
         """Nothing to do: a host of one's own lets its owner in."""
         if str(instance_id) not in self._leases():
-            raise NoSuchInstanceError(f"Host {instance_id} is not in use.")
+            raise NoSuchInstanceError(f"{self.called(instance_id).capitalize()} is not in use.")
 
     def logs(self, instance_id: int, tail: int = 100) -> str:
         """A host has no container log."""
@@ -132,7 +146,8 @@ class HostsProvider:
         ram = float(spec.get("vram_gb", 0.0)) * 1024
         gpus = int(spec.get("gpus", 1))
         row = {
-            "id": host_id(name),
+            "id": PREFIX + name,
+            "geolocation": "your own",
             "gpu_name": spec["gpu"],
             "num_gpus": gpus,
             "gpu_ram": ram or None,
@@ -141,12 +156,13 @@ class HostsProvider:
         return MarketOffer(
             id=host_id(name), machine_id=host_id(name), host_id=None, gpu_name=spec["gpu"], num_gpus=gpus,
             gpu_ram_mb=ram, dph_base=price, dph_total=price, storage_cost=0.0, disk_gb=disk_gb, verified=True,
-            place=name, row=row,
+            place="your own", own=name, row=row,
             disk_space_gb=float(spec["disk_gb"]) if "disk_gb" in spec else None,
         )  # fmt: skip
 
     def _instance(self, instance_id: int, lease: dict[str, Any]) -> Instance:
-        name = next((name for name in self._hosts if host_id(name) == instance_id), "")
+        name = next((name for name in self._hosts if host_id(name) == instance_id), str(lease.get("name") or ""))
+        # a host that was taken out of hosts.toml while it was in use stays listed, and cannot be reached
         spec = self._hosts.get(name, {"gpu": "unknown", "address": ""})
         price = float(spec.get("usd_per_h", 0.0))
         pairs: tuple[SshPair, ...] = ()
@@ -159,7 +175,8 @@ class HostsProvider:
             intended="stopped" if stopped else "running", status_word="stopped" if stopped else "running",
             machine_id=instance_id, gpu_name=spec["gpu"], num_gpus=int(spec.get("gpus", 1)),
             gpu_ram_mb=float(spec.get("vram_gb", 0.0)) * 1024, dph_base=price, dph_total=price,
-            start_date=float(lease.get("start") or 0.0), ssh=pairs,
+            start_date=float(lease.get("start") or 0.0), ssh=pairs, own=name or str(instance_id),
+            address=spec["address"], python=str(spec.get("python", "")),
         )  # fmt: skip
 
     def _leases(self) -> dict[str, Any]:
@@ -176,7 +193,7 @@ class HostsProvider:
     def _change(self, instance_id: int, **fields: Any) -> None:
         with self._locked() as leases:
             if str(instance_id) not in leases:
-                raise NoSuchInstanceError(f"Host {instance_id} is not in use.")
+                raise NoSuchInstanceError(f"{self.called(instance_id).capitalize()} is not in use.")
             leases[str(instance_id)].update(fields)
 
     def _locked(self) -> _Edit:
@@ -208,7 +225,19 @@ class _Edit:
 
 def host_id(name: str) -> int:
     """The number of a host, the same on every day: what offers and instances are called by."""
-    return zlib.crc32(name.encode()) & 0x7FFFFFFF
+    return OWN_IDS + zlib.crc32(name.encode())
+
+
+def parse_offer(text: str) -> int:
+    """The number meant by `7000001` or `host:NAME`; raises UsageError."""
+    text = text.strip()
+    if text.startswith(PREFIX) and text.removeprefix(PREFIX):
+        return host_id(text.removeprefix(PREFIX))
+    if text.isdigit():
+        return int(text)
+    raise UsageError(
+        f"'{text}' is no offer.", hint="Give the number of an offer, or host:NAME for a machine of your own."
+    )
 
 
 def _fits(offer: MarketOffer, wanted: Wanted) -> bool:
@@ -241,4 +270,6 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
             if isinstance(value, bool) or not isinstance(value, _KEYS[key]):  # type: ignore[arg-type]
                 raise UsageError(f"{path}: '{key}' of host [{name}] cannot be {value!r}.")
         parse_host(spec["address"])
+    if len({host_id(name) for name in document}) < len(document):
+        raise UsageError(f"{path}: two hosts have names that cannot be told apart.", hint="Rename one of them.")
     return document

@@ -45,6 +45,17 @@ class BoxRecord:
         """Proved not to exist."""
         return self.state == "destroyed"
 
+    @property
+    def called(self) -> str:
+        """What it is called within a sentence."""
+        return str(self.data.get("called") or f"instance {self.instance}")
+
+    @property
+    def as_typed(self) -> str:
+        """What a command takes for it: its number, or host:NAME."""
+        called = self.called
+        return "host:" + called.removeprefix("host ") if called.startswith("host ") else str(self.instance)
+
 
 @dataclass(frozen=True, slots=True)
 class DeedRecord:

@@ -2,6 +2,9 @@
 
 Saving comes first and never stands in the way: a box that does not answer is destroyed all the same, and the steps say
 what was not saved. Only boxes of ours (by journal or label) are touched.
+
+A machine of one's own is given back instead: its run is ended, nothing on it is deleted. One that does not answer stays
+unconfirmed, because there is no provider to end what runs on it.
 """
 
 from __future__ import annotations
@@ -10,18 +13,20 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
+from remote import own_host
 from remote.access import Opener, reach
 from remote.arming import keep_report, read_guard
 from remote.deeds import DeedResult
 from remote.desk import Desk
 from remote.destroy import destroy
+from remote.hosts import PREFIX, host_id
 from remote.journal import Deed, Journal
 from remote.labels import read_label
 from remote.lock import HeldError
-from remote.provider import Instance, find
+from remote.provider import Instance, find, is_own
 from remote.stop import stop_run
 from remote.transport import Transport
-from runner.errors import NotFoundError, RefusedError, TunewatchError
+from runner.errors import NotFoundError, RefusedError, TunewatchError, UnreachableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,9 @@ class Victim:
 
 
 def name_victim(journal: Journal, name: str) -> Victim:
-    """Find the box meant by a run's name, an instance id or vast:ID; raises NotFoundError."""
+    """Find the box meant by a run's name, an instance id, vast:ID or host:NAME; raises NotFoundError."""
+    if name.startswith(PREFIX):
+        name = str(host_id(name.removeprefix(PREFIX)))
     digits = name.removeprefix("vast:").partition(":")[0]
     if digits.isdigit():
         box = journal.box(int(digits))
@@ -71,14 +78,16 @@ def kill(
     wanted from the box between the stop and the end. Raises NotFoundError for an instance that neither journal nor
     provider know, RefusedError for one that is not ours.
     """
-    rows = desk.listing()
+    desk = desk.at(victim.instance_id)
+    # a host is not metered up to now before its guard was asked when the run ended
+    rows = desk.provider.instances() if is_own(victim.instance_id) else desk.listing()
     row = find(rows, victim.instance_id)
     box = desk.journal.box(victim.instance_id)
     if box is None and (row is None or read_label(row.label) is None):
         if row is None:
-            raise NotFoundError(f"There is no instance {victim.instance_id}.", hint="See: tunewatch instances.")
+            raise NotFoundError(f"There is no {desk.called(victim.instance_id)}.", hint="See: tunewatch instances.")
         raise RefusedError(
-            f"Instance {victim.instance_id} was not rented by tunewatch.",
+            f"{desk.called(victim.instance_id).capitalize()} was not rented by tunewatch.",
             hint=f"Take it under watch first: tunewatch adopt {victim.instance_id}.",
         )
     if box is None and row is not None:
@@ -88,9 +97,13 @@ def kill(
     _no_rival(desk, victim)
     deed = _take(desk, victim)
     with deed:
-        if row is not None and checkpoint and open_pair is not None and victim.run_dir and row.status == "running":
+        if row is not None and row.own:
+            if not _end_on_host(desk, deed, row, victim, open_pair, before, grace_s if checkpoint else 1.0):
+                return desk.result(ok=False, state="unconfirmed", run=victim.run or None, instance_id=row.id)
+        elif row is not None and checkpoint and open_pair is not None and victim.run_dir and row.status == "running":
             _save(desk, deed, row, victim, open_pair, before, grace_s)
-        with desk.step("destroy", f"instance {victim.instance_id}") as note:
+        word = "give back" if is_own(victim.instance_id) else "destroy"
+        with desk.step(word, desk.called(victim.instance_id)) as note:
             state = destroy(desk, deed, victim.instance_id, note, for_s=for_s, label=victim.label)
         if state == "destroyed":
             deed.close("destroyed", instance=victim.instance_id)
@@ -123,6 +136,33 @@ def _take(desk: Desk, victim: Victim) -> Deed:
         if record.data.get("instance_id") == victim.instance_id and not journal.under_way(record.id):
             return journal.resume(record.id)
     return journal.begin("kill", victim.run, instance_id=victim.instance_id, label=victim.label, run_dir=victim.run_dir)
+
+
+def _end_on_host(
+    desk: Desk, deed: Deed, row: Instance, victim: Victim, open_pair: Opener | None,
+    before: Callable[[Transport, Victim], None] | None, grace_s: float | None,
+) -> bool:  # fmt: skip
+    """End what runs on a machine of one's own; False when that cannot be known."""
+    if victim.run_dir is None:
+        return True
+    deed.intent("stop", instance=row.id)
+    try:
+        if open_pair is None:
+            raise UnreachableError(f"{row.called.capitalize()} was not asked.")
+        with desk.step("reach the host"):
+            host, _ = reach(row, open_pair)
+        with closing(host):
+            own_host.settle_end(desk, row, host, victim.run_dir)
+            how = own_host.quiet(host, victim.run_dir, name=victim.run, progress=desk.progress, grace_s=grace_s)
+            if before is not None:
+                before(host, victim)
+    except TunewatchError as error:
+        deed.failed("stop", instance=row.id, box={"state": "unconfirmed"}, why=error.message)
+        with desk.step("give back") as note:
+            note.ok, note.detail = False, f"{row.called} does not answer: its run may still train"
+        return False
+    deed.done("stop", instance=row.id, how=how)
+    return True
 
 
 def _save(

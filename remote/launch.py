@@ -12,26 +12,32 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from remote.access import Opener, own_key, wait_for_ssh
+from remote.access import KEY_PATIENCE_S, Opener, own_key, reach, wait_for_ssh
 from remote.arming import Wishes, arm, keep_report, limits_for, read_guard
 from remote.bootstrap import Box, Phases, prepare
 from remote.deeds import DeedResult
 from remote.desk import Desk, Note
 from remote.destroy import destroy
+from remote.images import choose_image, onstart
 from remote.journal import Deed
 from remote.labels import new_label
 from remote.money import bill
-from remote.provider import Instance, MarketOffer, OfferGoneError, RateLimitedError, RejectedError
+from remote.own_host import quiet
+from remote.provider import Instance, MarketOffer, OfferGoneError, RateLimitedError, RejectedError, find, is_own
 from remote.redact import redact
 from remote.remote_run import Order, resolve_order, start_run
 from remote.rent import BootError, Plan, check_offer, create_box, resolve, verify_row, wait_boot
-from remote.target import Target
+from remote.target import Target, parse_host
 from remote.transport import Transport, shell_path
 from runner.errors import NotFoundError, TunewatchError, UnconfirmedError, UnreachableError
 from runner.rundir import LOG, STATUS, read_status
 
+__all__ = ["Launch", "choose_image", "launch", "onstart", "python_command", "resume_launch", "undo_launch"]
+
 FIRST_LINE_S = 240.0
 """A trainer that imports torch and loads a model may be silent for so long."""
+OWN_PATIENCE_S = 30.0
+"""A machine of one's own does not boot: who cannot log in now cannot later."""
 PREPARE_S = 900.0
 """Steps on the box are repeated for so long when the link breaks; each can be done again."""
 
@@ -71,6 +77,7 @@ def launch(desk: Desk, request: Launch, open_pair: Opener, environment: Mapping[
     """Do it. Raises what went wrong after undoing it; UnconfirmedError when a box may exist and bill."""
     env = dict(os.environ if environment is None else environment)
     resolve_order(request.order, env)  # a recipe that cannot be used is said before any money is spent
+    desk = desk.at(request.plan.offer_id)
     deed = desk.journal.begin("launch", request.plan.run, launch=request.to_json())
     with deed:
         return _carry_on(desk, deed, request, open_pair, env)
@@ -82,12 +89,14 @@ def resume_launch(
     """Carry on a launch that was cut; same outcome and errors as `launch`."""
     env = dict(os.environ if environment is None else environment)
     with desk.journal.resume(deed_id) as deed:
-        return _carry_on(desk, deed, Launch.from_json(deed.data["launch"]), open_pair, env)
+        request = Launch.from_json(deed.data["launch"])
+        return _carry_on(desk.at(request.plan.offer_id), deed, request, open_pair, env)
 
 
-def undo_launch(desk: Desk, deed_id: str) -> DeedResult:
+def undo_launch(desk: Desk, deed_id: str, open_pair: Opener | None = None) -> DeedResult:
     """End a launch that was cut: destroy what it rented, if anything, and close it."""
     with desk.journal.resume(deed_id) as deed:
+        desk = desk.at(int(deed.data["launch"]["plan"]["offer_id"]))
         try:
             instance_id = _known_instance(desk, deed)
         except UnconfirmedError:
@@ -95,7 +104,7 @@ def undo_launch(desk: Desk, deed_id: str) -> DeedResult:
         if instance_id is None:
             deed.close("nothing rented")
             return desk.result(ok=True, state="destroyed", run=deed.run, instance_id=None)
-        state = _undo(desk, deed, instance_id, "undone")
+        state = _undo(desk, deed, instance_id, "undone", open_pair)
         return desk.result(ok=state == "destroyed", state=state, run=deed.run, instance_id=instance_id)
 
 
@@ -115,13 +124,13 @@ def _carry_on(desk: Desk, deed: Deed, request: Launch, open_pair: Opener, env: M
             with desk.step("rent") as note:
                 label = str(new_label(desk.journal.laptop(), plan.run))
                 instance_id = create_box(desk, deed, plan, offer, label)
-                note.detail = f"instance {instance_id}"
+                note.detail = desk.called(instance_id)
         return _on_the_box(desk, deed, request, plan, offer, instance_id, open_pair, env)
     except UnconfirmedError:
         raise
     except (TunewatchError, KeyboardInterrupt) as error:
         if deed.record.closed is None:
-            _after_failure(desk, deed, error)
+            _after_failure(desk, deed, error, open_pair)
         raise
 
 
@@ -141,7 +150,7 @@ def _known_instance(desk: Desk, deed: Deed) -> int | None:
     return resolve(desk, deed, str(label), lookups=lookups)
 
 
-def _after_failure(desk: Desk, deed: Deed, error: BaseException) -> None:
+def _after_failure(desk: Desk, deed: Deed, error: BaseException, open_pair: Opener) -> None:
     why = error.message if isinstance(error, TunewatchError) else "interrupted"
     instance_id = deed.data.get("instance_id")
     if isinstance(error, RejectedError) and error.new_contract is not None:
@@ -158,22 +167,43 @@ def _after_failure(desk: Desk, deed: Deed, error: BaseException) -> None:
     if deed.data.get("started"):
         deed.close("running", why=why, instance=instance_id, box={"state": "running"})
         return
-    if isinstance(error, (BootError, UnreachableError)):
+    if isinstance(error, (BootError, UnreachableError)) and not is_own(instance_id):
         _keep_evidence(desk, deed, instance_id, why)
-    _undo(desk, deed, instance_id, why)
+    _undo(desk, deed, instance_id, why, open_pair)
     if isinstance(error, TunewatchError):
         box = desk.journal.box(instance_id)
         gone = box is not None and box.gone
-        error.exists = "" if gone else f"instance {instance_id}, unconfirmed: it may still bill"
+        error.exists = "" if gone else f"{desk.called(instance_id)}, unconfirmed: it may still bill"
 
 
-def _undo(desk: Desk, deed: Deed, instance_id: int, why: str) -> Any:
-    with desk.step("undo", f"destroying instance {instance_id}") as note:
+def _undo(desk: Desk, deed: Deed, instance_id: int, why: str, open_pair: Opener | None) -> Any:
+    if is_own(instance_id) and not _quiet(desk, deed, instance_id, open_pair):
+        deed.failed("destroy", instance=instance_id, box={"state": "unconfirmed"}, taken=False)
+        return "unconfirmed"
+    word = "giving back" if is_own(instance_id) else "destroying"
+    with desk.step("undo", f"{word} {desk.called(instance_id)}") as note:
         label = str(deed.data.get("label") or "")
         state = destroy(desk, deed, instance_id, note, label=label)
     if state == "destroyed":
         deed.close("failed", instance=instance_id, why=why)
     return state
+
+
+def _quiet(desk: Desk, deed: Deed, instance_id: int, open_pair: Opener | None) -> bool:
+    """Whether it is known that nothing of this launch lives on a machine of one's own."""
+    if not deed.data.get("run_dir"):
+        return True  # nothing was put there yet
+    row = find(desk.listing(), instance_id)
+    with desk.step("end what was begun") as note:
+        try:
+            if row is None or open_pair is None:
+                raise UnreachableError("the host was not asked")
+            host, _ = reach(row, open_pair)
+            with host:
+                note.detail = quiet(host, str(deed.data["run_dir"]), name=deed.run, progress=desk.progress, grace_s=5.0)
+        except TunewatchError as error:
+            note.ok, note.detail = False, f"its run may still train: {error.message}"
+    return note.ok is not False
 
 
 def _keep_evidence(desk: Desk, deed: Deed, instance_id: int, why: str) -> None:
@@ -200,6 +230,8 @@ def _on_the_box(
     with desk.step("SSH key") as note:
         _, public = own_key(desk.journal.home)
         deed.intent("key", instance=instance_id)
+        if row.own:
+            note.detail = "as your ssh_config says"
         try:
             desk.patiently(
                 lambda: desk.provider.attach_key(instance_id, public), for_s=60.0,
@@ -213,18 +245,18 @@ def _on_the_box(
         row = wait_boot(desk, deed, instance_id, plan, note)
     _remember(desk, row, plan.image, "boot")
     with desk.step("SSH") as note:
-        host, pair = wait_for_ssh(desk, row, open_pair, note)
+        host, pair = wait_for_ssh(desk, row, open_pair, note, for_s=OWN_PATIENCE_S if row.own else KEY_PATIENCE_S)
         note.detail = f"{pair.kind} {pair.host}:{pair.port}"
     _remember(desk, row, plan.image, "ssh")
     with host:
         deed.done("ssh", instance=instance_id, box={"state": "ready", "ssh_kind": pair.kind})
-        box = desk.patiently(lambda: _prepared(desk, request, host), for_s=PREPARE_S)
+        box = desk.patiently(lambda: _prepared(desk, request, row, host), for_s=PREPARE_S)
         for phase, seconds in box.seconds.items():
             desk.journal.add_phase(row.machine_id, plan.image, phase, seconds)
         run_dir = f"{box.root}/runs/{request.plan.run}"
         with desk.step("guard") as note:
             _arm(desk, deed, request, row, host, box, run_dir, note)
-        _start(desk, deed, request, host, box, run_dir, instance_id, env)
+        _start(desk, deed, request, host, box, run_dir, row, env)
         with desk.step("first log line") as note:
             note.detail = _first_line(desk, host, run_dir, note)
         keep_report(desk.journal, instance_id, read_guard(host, run_dir))
@@ -233,13 +265,12 @@ def _on_the_box(
     return desk.result(ok=True, state="running", run=request.plan.run, instance_id=instance_id)
 
 
-def _prepared(desk: Desk, request: Launch, host: Transport) -> Box:
+def _prepared(desk: Desk, request: Launch, row: Instance, host: Transport) -> Box:
     phases = Phases(desk.progress)
     recipe = resolve_order(request.order, os.environ)
+    needs = "command" if recipe.kind == "command" else "study"
     try:
-        return prepare(
-            host, python=request.python, needs="command" if recipe.kind == "command" else "study", phases=phases
-        )
+        return prepare(host, python=row.python or request.python, needs=needs, phases=phases)
     finally:
         desk.steps.extend(phases.steps)
 
@@ -251,18 +282,13 @@ def _arm(
     url = getattr(desk.provider, "url", "")
     limits = limits_for(row, request.wishes, url=url, spent_usd=spent)
     deadline = request.wishes.deadline_s
-    deed.intent("guard", instance=row.id)
+    deed.intent("guard", instance=row.id, run_dir=run_dir)
     desk.patiently(
         lambda: arm(desk, host, run_dir, limits, lambda words: python_command(box, words), note),
         for_s=60.0, again_on=(UnreachableError,),
     )  # fmt: skip
-    again = python_command(box, f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
-    host.put(
-        f"#!/bin/sh\n# the container began anew: its guard stands again\n({again} </dev/null >>{shell_path(run_dir)}"
-        "/guard.log 2>&1 &)\n".encode(),
-        f"{box.root}/onstart.sh",
-        mode=0o700,
-    )
+    if not row.own:
+        _stand_again(host, box, run_dir)
     deed.done(
         "guard",
         instance=row.id,
@@ -277,17 +303,28 @@ def _arm(
     )
 
 
+def _stand_again(host: Transport, box: Box, run_dir: str) -> None:
+    """What the start script of the container runs, so that its guard comes back with it."""
+    again = python_command(box, f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
+    host.put(
+        f"#!/bin/sh\n# the container began anew: its guard stands again\n({again} </dev/null >>{shell_path(run_dir)}"
+        "/guard.log 2>&1 &)\n".encode(),
+        f"{box.root}/onstart.sh",
+        mode=0o700,
+    )
+
+
 def python_command(box: Box, words: str) -> str:
     """The shell command for `python -m <words>` with the code that was shipped."""
     return f"cd {shell_path(box.root)} && PYTHONPATH={shell_path(box.code)} {shell_path(box.python)} -m {words}"
 
 
 def _start(
-    desk: Desk, deed: Deed, request: Launch, host: Transport, box: Box, run_dir: str, instance_id: int,
+    desk: Desk, deed: Deed, request: Launch, host: Transport, box: Box, run_dir: str, row: Instance,
     env: Mapping[str, str],
 ) -> None:  # fmt: skip
     """Start the run unless it lives already: this step may be repeated after a crash."""
-    deed.intent("start", instance=instance_id)
+    deed.intent("start", instance=row.id)
     status = None
     try:
         status = read_status(host.read_from(f"{run_dir}/{STATUS}", 0).data)
@@ -296,7 +333,10 @@ def _start(
     if status is None:
         recipe = resolve_order(request.order, env)
         phases = Phases(desk.progress)
-        target = Target("vast", run_dir, instance_id=instance_id)
+        target = Target("vast", run_dir, instance_id=row.id)
+        if row.own:
+            # it can be watched without this journal, and after it was taken out of hosts.toml
+            target = replace(parse_host(row.address), path=run_dir, instance_id=row.id)
         try:
             start_run(
                 host, box, replace(request.order, name=request.plan.run), recipe, target=target,
@@ -304,7 +344,7 @@ def _start(
             )  # fmt: skip
         finally:
             desk.steps.extend(phases.steps)
-    deed.done("start", instance=instance_id, started=True, box={"state": "running"})
+    deed.done("start", instance=row.id, started=True, box={"state": "running"})
 
 
 def _first_line(desk: Desk, host: Transport, run_dir: str, note: Note) -> str:
@@ -330,45 +370,3 @@ def _remember(desk: Desk, row: Instance, image: str, phase: str) -> None:
     seconds = desk.steps[-1].seconds if desk.steps else None
     if seconds is not None:
         desk.journal.add_phase(row.machine_id, image, phase, seconds)
-
-
-IMAGES = (
-    (12.9, "pytorch/pytorch:2.8.0-cuda12.9-cudnn9-runtime"),
-    (12.8, "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"),
-    (12.6, "pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime"),
-)
-"""Least CUDA version of the host's driver, and the image for it; the newest that fits is taken."""
-
-
-def choose_image(offer: MarketOffer, wanted: str = "") -> str:
-    """The image for a host's driver; raises BootError when its driver is too old for any."""
-    if wanted:
-        return wanted
-    if offer.cuda_max is None:
-        return IMAGES[-1][1]
-    for least, image in IMAGES:
-        if offer.cuda_max + 1e-6 >= least:
-            return image
-    raise BootError(
-        f"The driver of offer {offer.id} knows CUDA {offer.cuda_max:g}; the oldest image needs {IMAGES[-1][0]:g}.",
-        hint="Choose another offer.",
-    )
-
-
-def onstart(public_key: str) -> str:
-    """What the container runs at every start. At most 4096 characters, and nothing secret: the provider stores it.
-
-    It keeps the container's own variables for the guard, which an SSH session does not have, and starts the guard again
-    after a restart of the container.
-    """
-    return f"""#!/bin/bash
-umask 077
-cd "${{HOME:=/root}}" || exit 1
-mkdir -p tunewatch .ssh
-touch .no_auto_tmux
-printf 'CONTAINER_ID=%s\\nCONTAINER_API_KEY=%s\\n' "$CONTAINER_ID" "$CONTAINER_API_KEY" > tunewatch/.env.part
-mv tunewatch/.env.part tunewatch/container.env
-grep -qsF '{public_key}' .ssh/authorized_keys || echo '{public_key}' >> .ssh/authorized_keys
-[ -x tunewatch/onstart.sh ] && tunewatch/onstart.sh
-exit 0
-"""

@@ -29,22 +29,21 @@ class Listing:
     """Machines of one's own first, then the market's without those on which a launch failed."""
     setup: Mapping[int, float] = field(default_factory=dict)
     """Hours that a machine took before, by machine id."""
-    own: frozenset[int] = frozenset()
-    """Ids of the machines of one's own."""
+    own: frozenset[str] = frozenset()
+    """Names of the machines of one's own, `host:NAME`."""
 
 
 def read_market(desk: Desk, wanted: Wanted) -> Listing:
     """Ask once. Raises what `Provider.search` raises, and UsageError for a hosts file that cannot be read."""
-    from remote.hosts import HostsProvider
     from remote.setup_times import setup_hours
 
-    market = desk.provider.search(wanted)
+    found = desk.provider.search(wanted)
     failed = desk.journal.excluded()
-    own = HostsProvider(desk.journal.home).search(wanted)
+    own = [offer for offer in found if offer.own]
     return Listing(
-        (*own, *(offer for offer in market if offer.machine_id not in failed)),
+        (*own, *(offer for offer in found if not offer.own and offer.machine_id not in failed)),
         setup_hours(desk.journal.phases()),
-        frozenset(offer.id for offer in own),
+        frozenset(offer.as_typed for offer in own),
     )
 
 

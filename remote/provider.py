@@ -148,8 +148,15 @@ class MarketOffer:
     direct_ports: int = 0
     rentable: bool = True
     dlperf: float | None = None
+    own: str = ""
+    """The name of a machine of one's own; empty for a listing of the market."""
     row: Mapping[str, Any] = field(default_factory=dict)
     """The provider's own fields, for the estimator; numbers and names only."""
+
+    @property
+    def as_typed(self) -> str:
+        """What `--offer` takes for it."""
+        return f"host:{self.own}" if self.own else str(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,17 @@ class Instance:
     image: str = ""
     ssh: tuple[SshPair, ...] = ()
     """The ways in, direct first."""
+    own: str = ""
+    """The name of a machine of one's own; empty for a rented box."""
+    address: str = ""
+    """How `tunewatch run --host` names a machine of one's own."""
+    python: str = ""
+    """The interpreter to build on there, where hosts.toml names one."""
+
+    @property
+    def called(self) -> str:
+        """What it is called within a sentence."""
+        return f"host {self.own}" if self.own else f"instance {self.id}"
 
     @property
     def billing_usd_per_h(self) -> float:
@@ -279,6 +297,10 @@ class Provider(Protocol):
 
     name: str
 
+    def called(self, instance_id: int) -> str:
+        """What a box, or an offer, is called within a sentence; never asks anybody."""
+        ...
+
     def search(self, wanted: Wanted) -> list[MarketOffer]:
         """Listings that fulfil `wanted`, cheapest first."""
         ...
@@ -330,6 +352,15 @@ class Provider(Protocol):
     def price_increases(self) -> list[PriceIncrease]:
         """Requests of hosts for more money."""
         ...
+
+
+OWN_IDS = 1 << 40
+"""Machines of one's own are numbered from here on: no number of the market comes near."""
+
+
+def is_own(number: int) -> bool:
+    """Whether the number of a box or an offer is that of a machine of one's own."""
+    return number >= OWN_IDS
 
 
 def find(instances: Sequence[Instance], instance_id: int) -> Instance | None:

@@ -154,7 +154,7 @@ def _settle_launch(
         if done.instance_id is not None:
             report.adopted.append(done.instance_id)
         return
-    done = undo_launch(desk, record.id)
+    done = undo_launch(desk, record.id, open_pair)
     if done.instance_id is not None:
         (report.destroyed if done.ok else report.unconfirmed).append(done.instance_id)
 

@@ -165,7 +165,7 @@ def _adopt_id(
         box={
             "label": label,
             "state": state,
-            "provider": "vast",
+            "called": f"host {offer.own}" if offer.own else "",
             "offer_id": offer.id,
             "machine_id": offer.machine_id,
             "gpu_name": offer.gpu_name,
@@ -226,7 +226,7 @@ def verify_row(desk: Desk, deed: Deed, instance_id: int, plan: Plan, offer: Mark
             "an interruptible contract" if row.spot else "an on-demand contract instead of an interruptible one"
         )
     if wrong:
-        raise BootError(f"Instance {instance_id} is not what was quoted: {', '.join(wrong)}.")
+        raise BootError(f"{row.called.capitalize()} is not what was quoted: {', '.join(wrong)}.")
     deed.done("verify", instance=instance_id, box={"dph_total": row.dph_total, "start_date": row.start_date})
     return row
 

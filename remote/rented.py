@@ -49,6 +49,8 @@ class RentedBox:
     """Why it should have ended; empty within its limits."""
     guard: str = ""
     """What is wrong with its guard; empty when it stands well or was not read."""
+    own: str = ""
+    """The name of a machine of one's own; empty for a rented box."""
 
     @property
     def troubled(self) -> bool:
@@ -58,7 +60,8 @@ class RentedBox:
     @property
     def name(self) -> str:
         """What it is called in a sentence."""
-        return f"Instance {self.instance} ({self.run})" if self.run else f"Instance {self.instance}"
+        called = f"Host {self.own}" if self.own else f"Instance {self.instance}"
+        return f"{called} ({self.run})" if self.run else called
 
 
 def survey(
@@ -88,7 +91,7 @@ def survey(
         found.append(
             RentedBox(
                 row.id, run, row.gpu_name, status, row.billing_usd_per_h, cost.total,
-                record is not None or label is not None, reasons.get(row.id, ""), alarms.get(row.id, ""),
+                record is not None or label is not None, reasons.get(row.id, ""), alarms.get(row.id, ""), row.own,
             )
         )  # fmt: skip
     for record in records.values():
@@ -98,6 +101,7 @@ def survey(
             RentedBox(
                 record.instance, record.run, str(record.data.get("gpu_name") or ""), word, cost.usd_per_h,
                 cost.total, True, reasons.get(record.instance, ""), alarms.get(record.instance, ""),
+                record.called.removeprefix("host ") if record.called.startswith("host ") else "",
             )
         )  # fmt: skip
     return tuple(found)
@@ -153,7 +157,9 @@ def unfinished_kills(journal: Journal) -> list[Overdue]:
     for deed in journal.open_deeds("kill"):
         instance = deed.data.get("instance_id")
         if isinstance(instance, int) and not journal.under_way(deed.id):
-            found.append(Overdue(instance, deed.run, "its destruction was begun and is not proved"))
+            box = journal.box(instance)
+            called = box.called if box is not None else ""
+            found.append(Overdue(instance, deed.run, "its destruction was begun and is not proved", called))
     return found
 
 
@@ -191,7 +197,7 @@ class IdleWatch:
             limit = box.data.get("idle_s") if box is not None and begun else None
             if box is not None and isinstance(limit, (int, float)) and idle > limit + SLACK_S:
                 why = f"its GPU has done nothing for {idle / 60:.0f} min, the limit is {limit / 60:.2g} min"
-                found.append(Overdue(row.id, box.run, why))
+                found.append(Overdue(row.id, box.run, why, box.called))
         return found
 
 

@@ -142,6 +142,10 @@ class VastProvider:
         """The API server that is asked."""
         return str(self._sdk.client.server_url)
 
+    def called(self, instance_id: int) -> str:
+        """A box by its number."""
+        return f"instance {instance_id}"
+
     # -- market -------------------------------------------------------------------------------------------------------
 
     def search(self, wanted: Wanted) -> list[MarketOffer]:

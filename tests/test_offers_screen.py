@@ -18,7 +18,7 @@ from remote.vast import key_configured
 from tests.fake_vast import FakeVast, faults
 from tests.fake_vast.market import offer_row
 from tests.support.tui import app_with, snapshot, until
-from tests.test_tui_live import plain, told
+from tests.test_tui_live import plain
 from tui.market import LiveMarket, parse_budget, parse_deadline
 from tui.offer_rows import cells, titles
 from tui.screens.deed import DeedScreen
@@ -207,17 +207,20 @@ async def test_an_offer_that_became_dearer_before_enter_is_a_sentence(market):
         assert isinstance(pilot.app.screen, OffersScreen)
 
 
-async def test_a_machine_of_ones_own_stands_in_the_list_and_is_not_rented(market, tmp_path):
+async def test_a_machine_of_ones_own_stands_in_the_list_and_is_launched_on_without_a_rental(market, tmp_path):
     (tmp_path / "home").mkdir(exist_ok=True)
     (tmp_path / "home" / "hosts.toml").write_text(
         '[mine]\naddress = "root@10.0.0.5"\ngpu = "RTX 4090"\nvram_gb = 24\nusd_per_h = 0.01\ndisk_gb = 900\n'
     )
     async with market.screen() as pilot:
         (own,) = set(ids(pilot)) - SEED
-        assert ids(pilot)[0] == own
+        assert ids(pilot)[0] == own == "host:mine"
         await pilot.press("enter")
-        await until(lambda: told(pilot), pilot)
-        assert "tunewatch run RECIPE --host" in told(pilot)[-1].message
+        await until(lambda: isinstance(pilot.app.screen, LaunchScreen), pilot)
+        wizard = pilot.app.screen
+        assert wizard.command()[2:4] == ("--offer", "host:mine")
+        assert "use RTX 4090" in str(wizard.query_one("Vertical").border_title)
+        assert "will train" in wizard._deed().says[0]
 
 
 async def test_a_machine_on_which_a_launch_failed_is_not_offered(market, tmp_path, monkeypatch):

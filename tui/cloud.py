@@ -18,11 +18,11 @@ def open_desk(progress: Progress = silent) -> Iterator[Desk]:
     from remote.desk import Desk
     from remote.home import home
     from remote.journal import Journal
-    from remote.vast import VastProvider
+    from remote.places import open_places
 
     journal = Journal(home())
     try:
-        yield Desk(VastProvider(), journal, progress)
+        yield Desk(open_places(journal.home, journal), journal, progress)
     finally:
         journal.close()
 

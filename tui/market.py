@@ -64,10 +64,12 @@ class LiveMarket:
         self._recipes: dict[str | None, Recipe] = {}
 
     def configured(self) -> bool:
-        """Whether there is a provider to ask: a key lies where its SDK looks for one."""
+        """Whether there is somebody to ask: a key where the provider's SDK looks for one, or machines of one's own."""
+        from remote.home import home
+        from remote.hosts import FILE
         from remote.vast import key_configured
 
-        return self._enabled and key_configured()
+        return self._enabled and (key_configured() or (home() / FILE).is_file())
 
     @property
     def age_s(self) -> float:
@@ -86,7 +88,7 @@ class LiveMarket:
 
     def is_own(self, offer_id: str) -> bool:
         """Whether an offer is a machine of one's own."""
-        return self._listing is not None and any(str(one) == offer_id for one in self._listing.own)
+        return self._listing is not None and offer_id in self._listing.own
 
     def ask(self, target: str | None) -> None:
         """Read the market for the recipe of a run. Blocks. A fault is kept as a sentence, with the list before it."""
@@ -111,12 +113,13 @@ class LiveMarket:
 
     def check(self, row: QuoteRow) -> str:
         """Why an offer of the list cannot be rented as it stands there; empty when it can. Blocks."""
+        from remote.hosts import parse_offer
         from tui import words
         from tui.cloud import open_desk
 
         try:
             with open_desk() as desk:
-                now = desk.provider.offer(int(row.offer_id), disk_gb=self._disk)
+                now = desk.provider.offer(parse_offer(row.offer_id), disk_gb=self._disk)
         except TunewatchError as error:
             return str(error)
         if now.dph_total > row.dph * 1.005:

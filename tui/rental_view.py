@@ -133,7 +133,8 @@ def alarms(
 
 def box_name(box: Overdue | BoxRecord) -> str:
     """What a box is called in a sentence."""
-    return f"Instance {box.instance} ({box.run})" if box.run else f"Instance {box.instance}"
+    called = (box.called or f"instance {box.instance}").capitalize()
+    return f"{called} ({box.run})" if box.run else called
 
 
 def _of_act(instance: int, act: Act) -> Alarm:

@@ -270,9 +270,9 @@ class Rentals(threading.Thread):
             if self._make_provider is not None:
                 provider = self._make_provider()
             else:
-                from remote.vast import VastProvider
+                from remote.places import open_places
 
-                provider = VastProvider()
+                provider = open_places(journal.home, journal)
             self._desk = Desk(provider, journal, clock=self._clock, mono=self._mono)
         return self._desk
 

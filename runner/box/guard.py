@@ -17,6 +17,9 @@ nobody tended to, or a lease that the laptop stopped renewing. How it ends:
 3. Otherwise stop: the disk stays (and costs a little; `reserve_usd` of the budget is kept back for that).
 4. When the provider does not do it: end the container's first process. The guard goes on trying until it is ended.
 
+On a machine of its owner's (`rental` false) nothing is rented and nothing is switched off: the run is ended, by force
+when it does not listen, and the guard says so and leaves.
+
 Durations come from the monotonic clock. Standard library only, syntax of Python 3.9.
 """
 
@@ -198,6 +201,8 @@ class Guard:
         self.report(view, "ending", reason)
         if view.running:
             self._stop_run(reason, view)
+        if not self.limits.rental:
+            return self._end_here(reason)
         rounds = 0
         while True:
             _, _, uploaded = read_uploads(self.run_dir)
@@ -214,6 +219,16 @@ class Guard:
             self.report(view, "failing", reason)
             rounds += 1
             self._sleep(min(60.0, 5.0 * 2**rounds))
+
+    def _end_here(self, reason: str) -> int:
+        """Nothing is rented: only make sure that the run is over."""
+        status = read_status(self.run_dir / STATUS)
+        if status is not None and status.pid and _process_lives(status):
+            _signal_group(status.pid, signal.SIGKILL)
+            self._attempts.append("the run was killed: it did not end within its grace")
+        self._attempts.append("the run is over; this machine is its owner's and stays as it is")
+        self.report(self.look(), "ended", reason)
+        return 0
 
     def _ask(self, what: str, waits: tuple[float, ...], view: View, reason: str) -> bool:
         for wait in waits:
@@ -277,6 +292,13 @@ def _process_lives(status: Status) -> bool:
     return bool(rest) and rest[0] not in "ZX" and (status.start_ticks is None or rest[19] == str(status.start_ticks))
 
 
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        _signal(pid, number)
+
+
 def _signal(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
@@ -308,6 +330,9 @@ def main(argv: list[str] | None = None) -> int:
     if limits is None:
         sys.stdout.write(json.dumps({"ok": False, "detail": f"{run_dir / CONFIG} is missing or is not one"}) + "\n")
         return 2
+    if options.prove and not limits.rental:
+        sys.stdout.write(json.dumps({"ok": True, "detail": "nothing is rented here: it ends the run"}) + "\n")
+        return 0
     if options.prove:
         api = api_from_environment(limits)
         ok, detail = api.prove() if api is not None else (False, "this container has no key of its own")

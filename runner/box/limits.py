@@ -52,6 +52,8 @@ class Limits:
     """At least so long for saving when a limit is reached."""
     linger_s: float = 20.0
     """After the end of the run, so that the laptop reads the last lines."""
+    rental: bool = True
+    """Whether there is a rental to end; on a machine of its owner's the run is ended and nothing else."""
     upload_s: float = 1800.0
     """At most so long for an upload that is under way when the run ends."""
 
@@ -96,6 +98,9 @@ def decide(limits: Limits, view: View) -> str | None:
     if limits.idle_s is not None and view.idle_for_s >= limits.idle_s:
         return "idle"
     if view.ended_rc is not None and not view.running:
+        if not limits.rental:
+            # nothing bills on a machine of its owner's once the run is over, however it ended
+            return "over" if view.over_for_s >= limits.linger_s else None
         if view.ended_rc in (0, 10, 12) and not limits.keep_when_finished:
             waited = view.over_for_s >= limits.linger_s
             return "finished" if waited and not (view.uploading and view.over_for_s < limits.upload_s) else None

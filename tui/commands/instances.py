@@ -24,12 +24,15 @@ def command(history: bool, charges: bool, as_json: bool) -> None:
     tunewatch instances
     tunewatch instances --history --json
     """
+    from remote.access import opener
     from remote.arming import overdue
     from remote.notices import notices
+    from remote.own_host import settle_all
     from runner.errors import TunewatchError
     from tui.cloud import dollars, open_desk
 
     with open_desk() as desk:
+        settle_all(desk, opener(desk.journal.home))
         live = desk.listing(for_s=6.0)
         if charges:
             _refresh(desk)
@@ -50,17 +53,18 @@ def command(history: bool, charges: bool, as_json: bool) -> None:
     for row in rows:
         mine = "" if row["ours"] else "  (not ours)"
         click.echo(
-            f"{row['id']:>9}  {row['state']:<12} {row['gpu']:<15.15} ${row['dph']:.4f}/h  so far "
+            f"{row['name']:>9}  {row['state']:<12} {row['gpu']:<15.15} ${row['dph']:.4f}/h  so far "
             f"{dollars(row['usd_so_far']):>8}  now ${row['billing']:.4f}/h  {row['run'] or row['label']}{mine}".rstrip()
         )
     for row in past:
         click.echo(
-            f"{row['id']:>9}  {row['state']:<12} {row['gpu']:<15.15} cost {dollars(row['usd_so_far'])}  {row['run']}"
+            f"{row['name']:>9}  {row['state']:<12} {row['gpu']:<15.15} cost {dollars(row['usd_so_far'])}  {row['run']}"
         )
     credit = "" if account is None or account.credit_usd is None else f", {dollars(account.credit_usd)} of credit"
     click.echo(f"{len(rows)} rented, billing ${burn:.4f}/h now{credit}", err=True)
     for box in late:
-        click.echo(f"! Instance {box.instance} bills past its limit: {box.reason}. End it: tunewatch kill.", err=True)
+        name = desk.called(box.instance).capitalize()
+        click.echo(f"! {name} bills past its limit: {box.reason}. End it: tunewatch kill.", err=True)
     for notice in said:
         click.echo(f"! {notice.text} {notice.advice}", err=True)
 
@@ -76,7 +80,8 @@ def _row(desk: Desk, instance: Any) -> dict[str, Any]:
     if box is not None and box.state == "unconfirmed":
         state = "unconfirmed"
     return {
-        "id": instance.id, "label": instance.label, "state": state, "gpu": instance.gpu_name,
+        "id": instance.id, "name": f"host:{instance.own}" if instance.own else str(instance.id),
+        "label": instance.label, "state": state, "gpu": instance.gpu_name,
         "dph": instance.dph_total, "usd_so_far": cost.total, "ours": ours, "billing": instance.billing_usd_per_h,
         "run": box.run if box is not None else "", "bill": cost.to_json(), "spot": instance.spot,
         "guard": str(box.data.get("guard") or "") if box is not None else "",
@@ -93,7 +98,8 @@ def _past(desk: Desk, living: set[int]) -> list[dict[str, Any]]:
         cost = bill(desk.journal, box.instance)
         rows.append(
             {
-                "id": box.instance, "label": box.label, "state": box.state, "gpu": str(box.data.get("gpu_name") or ""),
+                "id": box.instance, "name": box.as_typed, "label": box.label, "state": box.state,
+                "gpu": str(box.data.get("gpu_name") or ""),
                 "dph": float(box.data.get("dph_total") or 0.0), "usd_so_far": cost.total, "ours": True, "billing": 0.0,
                 "run": box.run, "bill": cost.to_json(),
             }

@@ -14,7 +14,7 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 
 @click.command(short_help="Rent, boot, ship, start, arm the guard.")
 @click.argument("recipe")
-@click.option("--offer", "offer_id", type=int, help="Number of the offer: tunewatch offers.")
+@click.option("--offer", "offer_text", help="Number, or host:NAME: tunewatch offers.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; wins over everything.")
 @click.option("--config", "config_file", type=click.Path(), help="TOML with settings that lie over the recipe's.")
 @click.option("--hf-repo-id", metavar="REPO", help="Upload checkpoints to this Hub repository.")
@@ -38,7 +38,7 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 @json_option
 def command(
     recipe: str,
-    offer_id: int | None,
+    offer_text: str | None,
     settings: tuple[str, ...],
     config_file: str | None,
     hf_repo_id: str | None,
@@ -60,7 +60,8 @@ def command(
     as_json: bool,
 ) -> int:
     """Rent offer --offer and run RECIPE on it. The box ends its own rental at finish, budget or deadline, this laptop
-    open or closed; that it can is proved before anything is started. Ctrl-C undoes what was rented.
+    open or closed; that it can is proved before anything is started. Ctrl-C undoes what was rented. On a machine of
+    your own (host:NAME) nothing is rented, and the guard ends the run instead.
 
     \b
     tunewatch launch stage5 --offer 7000001 --budget 5 --deadline 10h
@@ -70,21 +71,23 @@ def command(
     """
     from remote.access import opener, own_key
     from remote.arming import Wishes
+    from remote.hosts import parse_offer
     from remote.launch import Launch, launch, onstart
     from remote.remote_run import Order, resolve_order
     from remote.rent import Plan
     from remote.settings import load_settings
     from remote.sizing import disk_gb
-    from runner.errors import TunewatchError
+    from runner.errors import RefusedError, TunewatchError
     from runner.rundir import STAMP
     from tui.cloud import dollars, open_desk, seconds_from_now
 
-    if (given := [f"--{name}" for name, on in (("resume", resume), ("undo", undo)) if on]) or offer_id is None:
-        if len(given) != 1 or offer_id is not None or dry_run:
+    if (given := [f"--{name}" for name, on in (("resume", resume), ("undo", undo)) if on]) or offer_text is None:
+        if len(given) != 1 or offer_text is not None or dry_run:
             raise click.UsageError("Give one of --offer, --resume and --undo.")
         return _settle(recipe, undo=undo, yes=yes, as_json=as_json)
     if not dry_run:
         refuse_if_read_only("renting a box")
+    offer_id = parse_offer(offer_text)
     named = str(Path(recipe).resolve()) if Path(recipe).is_file() else recipe
     config = str(Path(config_file).resolve()) if config_file is not None else None
     order = Order(named, config, tuple(settings), hf_repo_id or "")
@@ -93,17 +96,16 @@ def command(
     with open_desk(say_step) as desk:
         chosen = load_settings(desk.journal.home)
         offer = desk.provider.offer(offer_id, disk_gb=gigabytes, spot=bid is not None)
+        if offer.own and lease:
+            raise RefusedError("--lease is for a rented box: a machine of your own goes on being yours.")
         price = offer.dph_total if bid is None else bid + offer.dph_total - offer.dph_base
         limit = [f"at most {dollars(budget)}" if budget is not None else "", f"until {deadline}" if deadline else ""]
         limits = ", ".join(part for part in limit if part) or "no limit but the end of the run"
+        what = f"{offer.num_gpus}x {offer.gpu_name} will be rented at ${price:.4f}/h with {gigabytes:g} GB of disk"
+        if offer.own:
+            what = f"Your host {offer.own} ({offer.gpu_name}) will train, metered at ${price:.4f}/h"
         if not dry_run:
-            confirm_by_name(
-                str(offer_id),
-                f"{offer.num_gpus}x {offer.gpu_name} will be rented at ${price:.4f}/h with {gigabytes:g} GB of "
-                f"disk ({limits}).",
-                yes=yes,
-                as_json=as_json,
-            )
+            confirm_by_name(offer_text, f"{what} ({limits}).", yes=yes, as_json=as_json)
         name = f"{resolved.name}/{time.strftime(STAMP)}"
         _, public = own_key(desk.journal.home)
         request = Launch(
@@ -138,10 +140,12 @@ def command(
         if as_json:
             box = desk.journal.box(result.instance_id) if result.instance_id is not None else None
             where = f"vast:{result.instance_id}:{box.data.get('run_dir')}" if box is not None else None
+            where = name if offer.own else where
             emit_json({**result.to_json(), "target": where})
     if as_json:
         return 0
-    click.echo(f"{name} runs on instance {result.instance_id}; end it with: tunewatch kill {name}", err=True)
+    on = f"host {offer.own}" if offer.own else f"instance {result.instance_id}"
+    click.echo(f"{name} runs on {on}; end it with: tunewatch kill {name}", err=True)
     if not detach and sys.stdin.isatty() and sys.stdout.isatty():
         from tui.commands.run import _show
 

@@ -54,7 +54,7 @@ def command(
 ) -> None:
     """List what can be rented now, cheapest bill first, priced with the disk that will be created. With TARGET the
     quotes are for moving that live run, measured on it; without one for a new run of the recipe. Machines of your own
-    (hosts.toml) stand in the same table: start on them with tunewatch run RECIPE --host.
+    (hosts.toml) stand in the same table as host:NAME, and are launched on in the same way.
 
     \b
     tunewatch offers --max-price 1 --min-vram 40
@@ -77,11 +77,11 @@ def command(
     quotes = quote(market, recipe, target=target, rate=rate, budget=budget, deadline=deadline, setup=listing.setup)
     by_id = {str(q["offer_id"]): q for q in quotes}
     order = {str(q["offer_id"]): place for place, q in enumerate(quotes)}
-    market.sort(key=lambda offer: order.get(str(offer.id), len(order)))
+    market.sort(key=lambda offer: order.get(offer.as_typed, len(order)))
     if as_json:
         rows = [
-            {**offer.row, "id": offer.id, "machine_id": offer.machine_id, "disk_gb": offer.disk_gb,
-             "quote": by_id.get(str(offer.id))}
+            {**offer.row, "id": offer.as_typed if offer.own else offer.id, "machine_id": offer.machine_id,
+             "disk_gb": offer.disk_gb, "quote": by_id.get(offer.as_typed)}
             for offer in market
         ]  # fmt: skip
         emit_json({"offers": rows, "quotes": quotes})
@@ -123,7 +123,7 @@ def lines(market: Sequence[MarketOffer], quotes: dict[str, dict[str, Any]]) -> l
     )
     out = [head]
     for offer in market:
-        found = quotes.get(str(offer.id))
+        found = quotes.get(offer.as_typed)
         hours = usd = fits = "-"
         if found is not None:
             hours = " / ".join(f"{found['hours'][k]:.1f}" for k in ("opt", "base", "pess"))
@@ -132,7 +132,7 @@ def lines(market: Sequence[MarketOffer], quotes: dict[str, dict[str, Any]]) -> l
         name = offer.gpu_name if offer.num_gpus == 1 else f"{offer.num_gpus}x {offer.gpu_name}"
         reliability = "-" if offer.reliability is None else f"{offer.reliability:.3f}"
         out.append(
-            f"{offer.id:>9}  {name:<15.15} {offer.gpu_ram_mb / 1024:>4.0f} {offer.dph_total:>7.4f}  {hours:>20}  "
+            f"{offer.as_typed:>9}  {name:<15.15} {offer.gpu_ram_mb / 1024:>4.0f} {offer.dph_total:>7.4f}  {hours:>20}  "
             f"{usd:>21}  {fits:<7} {reliability:>5}  {offer.place}".rstrip()
         )
     return out

@@ -285,9 +285,7 @@ class OffersScreen(Screen[None]):
         elif read_only():
             self.notify("renting is refused: tunewatch is read-only here.", severity="warning")
         elif self.live and self._market.known:
-            if self._market.is_own(offer.offer_id):
-                self.notify("That machine is yours: tunewatch run RECIPE --host starts a run on it.")
-            elif "offer" not in self._busy:
+            if "offer" not in self._busy:
                 self._say("offer", f"asking whether offer {offer.offer_id} is still there …")
                 market, asked = self._market, offer
                 self._aside("offer", lambda: market.check(asked), lambda why: self._checked(asked, why))
@@ -308,7 +306,8 @@ class OffersScreen(Screen[None]):
         from tui.screens.deed import DeedScreen
         from tui.screens.launch import LaunchScreen
 
-        if self._snapshot is not None and self.control.session.rented(self._snapshot.target):
+        own = self._market.is_own(offer.offer_id)  # a machine of one's own is no place to move to, but one to launch on
+        if not own and self._snapshot is not None and self.control.session.rented(self._snapshot.target):
             stay = self._stay()
             self.app.push_screen(DeedScreen(migrate_deed(replace(self._snapshot, stay=stay), offer)))
         else:
