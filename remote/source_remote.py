@@ -26,6 +26,7 @@ from runner.rundir import Status
 
 _DEADLINE_S = 5.0
 """For one question while watching: a link that is silent for longer counts as lost."""
+_FIRST_S = 15.0
 _HEALTH_EVERY_S = 15.0
 _STATUS_EVERY_S = 2.0
 _LOOK_EVERY_S = 5.0
@@ -169,16 +170,18 @@ class RemoteSource:
 
     def _look(self, now: float) -> None:
         """Find out what the path is, and which of a run's files are there."""
+        # the first question pays for the connection; on a link that answered before, silence means a loss
+        patience = _FIRST_S if self._last_answer is None else _DEADLINE_S
         began = self._clock()
-        info = self._host.stat(self._path, timeout=15.0)
+        info = self._host.stat(self._path, timeout=patience)
         self._rtt = self._clock() - began
-        self._host.home(timeout=15.0)
+        self._host.home(timeout=patience)
         self._looked_at = now
         if not info.is_dir:
             self._is_file = True
             self._log = self._mirror(self._path)
             return
-        names = self._host.listdir(self._path, timeout=15.0)
+        names = self._host.listdir(self._path, timeout=patience)
         if self._folder is None or self._log is None:
             chosen = choose_log(names, f"{self._path} on {self._host.name}")
             self._folder = self._path

@@ -44,6 +44,12 @@ logging.getLogger("paramiko").propagate = False
 
 _FIRST_CONNECT_S = 15.0
 _QUICKEST_CONNECT_S = 2.0
+_OPEN_S = 10.0
+"""For a channel and the start of a command on a link that is up: a command may take half an hour, this may not."""
+_QUIET_S = (2.5, 15.0)
+"""Seconds without a byte of a command after which the host itself is asked for a sign of life, and given as long: a
+sixth of the command's own time within these bounds. A link that swallows everything is noticed; a box that is short of
+breath in the middle of an installation is left alone."""
 
 
 class _Keys:
@@ -257,10 +263,12 @@ class SshTransport(SshFiles):
         client = self._client()
         nonce = secrets.token_hex(6)
         streams = Unwrapped.new(nonce)
+        opening = min(_OPEN_S, until - time.monotonic())
+        with self._deadline(client, opening, f"A command on {self.name}"):
+            channel = client.open_session(timeout=max(0.1, opening))
+            channel.exec_command(wrap(command, nonce))
         with self._deadline(client, until - time.monotonic(), f"A command on {self.name}"):
-            channel = client.open_session(timeout=max(0.1, until - time.monotonic()))
             try:
-                channel.exec_command(wrap(command, nonce))
                 done = self._converse(channel, streams, stdin, until)
             finally:
                 channel.close()
@@ -283,6 +291,8 @@ class SshTransport(SshFiles):
         channel.in_buffer.set_event(arrived)
         channel.in_stderr_buffer.set_event(arrived)
         sent, closed = 0, False
+        heard = time.monotonic()
+        quiet = min(_QUIET_S[1], max(_QUIET_S[0], (until - heard) / 6))
         while True:
             arrived.clear()
             moved = False
@@ -301,6 +311,7 @@ class SshTransport(SshFiles):
                 channel.shutdown_write()
                 closed = True
             if moved:
+                heard = time.monotonic()
                 continue
             if channel.closed or (channel.eof_received and channel.exit_status_ready()):
                 # the last bytes may have come between the reads above and this look at the channel
@@ -309,6 +320,9 @@ class SshTransport(SshFiles):
                 return streams.finished()
             if time.monotonic() >= until:
                 raise TimeoutError
+            if time.monotonic() - heard > quiet:
+                _sign_of_life(channel.get_transport(), quiet)
+                heard = time.monotonic()
             # nobody tells us that the window has opened again: a long look away would cap the rate at 2 MB for each
             arrived.wait(0.002 if sent < len(stdin) else 0.05 if channel.eof_received else 0.2)
 
@@ -363,6 +377,17 @@ class SshTransport(SshFiles):
                 self.drop()
                 raise
             return self._sftp
+
+
+def _sign_of_life(client: paramiko.Transport, seconds: float) -> None:
+    """Ask the host itself, not a proxy before it, for any answer. Raises SSHException when none comes in `seconds`.
+
+    A keepalive of this library wants no reply; a channel that is opened has to be granted or refused.
+    """
+    try:
+        client.open_session(timeout=seconds).close()
+    except paramiko.ChannelException:
+        return  # refused, for too many sessions: that is an answer
 
 
 def locked_keys(login: Login) -> list[Path]:

@@ -348,6 +348,25 @@ def test_closing_from_another_thread_ends_a_call_that_waits(box: Sshd, proxy: Fa
     assert ended.wait(20)
 
 
+def test_f1_a_long_command_on_a_link_that_swallows_everything_is_given_up_long_before_its_deadline(
+    box: Sshd, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """An installation may take half an hour; that nobody is there any more is known by a question of its own."""
+    with box.connect(tmp_path, port=proxy.port) as host:
+        host.ping()
+        threading.Timer(0.3, setattr, (proxy, "mode", "blackhole")).start()
+        with pytest.raises(LinkError, match="was lost"):  # and not: took longer than
+            host.run("sleep 600", timeout=30)
+
+
+def test_a_quiet_command_on_a_link_that_lives_is_waited_for(box: Sshd, tmp_path: Path) -> None:
+    """Asked for a sign of life in its silence, also where no second session is granted."""
+    with Sshd(tmp_path / "narrow", options=("MaxSessions 1",)) as narrow:
+        for made in (box, narrow):
+            with made.connect(tmp_path / "state", name=str(made.port)) as host:
+                assert host.run("sleep 4; echo there", timeout=12).text == "there"
+
+
 def test_a_command_cut_by_the_link_is_a_link_error_not_a_result(box: Sshd, proxy: FaultProxy, tmp_path: Path) -> None:
     with box.connect(tmp_path, port=proxy.port) as host:
         host.ping()
