@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tui.axes import ChartSpec, Mark, Span, VLine, decimate, layout, series, smooth, ticks
-from tui.chart import PLOTEXT_NAMES, Palette, render_chart
+from tui.chart import PLOTEXT_NAMES, render_chart
+from tui.palette import Palette
 
 ROLES = ("raw", "line", "second", "best", "min_steps", "patience", "projected", "stop")
 PALETTE = Palette(

@@ -18,19 +18,19 @@ from textual.screen import Screen
 from textual.signal import Signal
 
 from runner.errors import TunewatchError
-from tui.axes import Marker
-from tui.chart import Palette
 from tui.keys import KEYS, bindings
 from tui.session import Session, WatchPlan
-from tui.snapshot import RunSnapshot
 from tui.themes import DEFAULT_THEME, THEMES, palette_of
 
 if TYPE_CHECKING:
     from tui.alerts import Event
+    from tui.axes import Marker
     from tui.market import LiveMarket
     from tui.notices import Notices
+    from tui.palette import Palette
     from tui.rental_view import RentalSnapshot
     from tui.rentals import Rentals
+    from tui.snapshot import RunSnapshot
 
 
 @dataclass
@@ -84,10 +84,21 @@ class TunewatchApp(App[None]):
             self.register_theme(theme)
         wanted = os.environ.get("TEXTUAL_THEME") or session.theme or DEFAULT_THEME
         if wanted in self.available_themes:
-            self.theme = wanted
+            self._begin_with(wanted)
         else:
-            self.theme = DEFAULT_THEME
+            self._begin_with(DEFAULT_THEME)
             session.notice = f"There is no theme '{wanted}'. There are: {', '.join(sorted(self.available_themes))}."
+
+    def _begin_with(self, theme: str) -> None:
+        """Have a theme from the start. Ours are set before a sheet is read: a change reads all of them again."""
+        if theme not in {ours.name for ours in THEMES}:
+            self.theme = theme
+            return
+        self.set_reactive(App.theme, theme)
+        self.stylesheet.set_variables(self.get_css_variables())
+        self.update_classes(
+            {"-dark-mode": self.current_theme.dark, "-light-mode": not self.current_theme.dark}, update=False
+        )
 
     @property
     def notices(self) -> Notices:
@@ -257,6 +268,16 @@ class TunewatchApp(App[None]):
         from tui.screens.offers import OffersScreen
 
         self.push_screen(OffersScreen(getattr(self.screen, "target", None)))
+
+    def action_launch(self) -> None:
+        """The launch wizard."""
+        from tui.commands.common import read_only
+        from tui.screens.launch import LaunchScreen
+
+        if read_only():
+            self.notify("renting is refused: tunewatch is read-only here.", severity="warning")
+        else:
+            self.push_screen(LaunchScreen())
 
     def action_next_theme(self) -> None:
         """Our three themes in turn."""

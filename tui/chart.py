@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +19,7 @@ from rich.style import Style
 from rich.text import Text
 
 from tui.axes import ChartSpec, Geometry, Marker, Role, Series, layout
+from tui.palette import Palette
 
 PLOTEXT_NAMES = (
     "add_theme",
@@ -41,21 +40,6 @@ PLOTEXT_NAMES = (
 
 _ANSI = re.compile(r"\x1b\[([0-9;]*)m")
 _THEME = "tunewatch"
-
-
-@dataclass(frozen=True, slots=True)
-class Palette:
-    """Colours of a chart as #rrggbb, and the marker the terminal can show."""
-
-    roles: Mapping[Role, str]
-    shades: Mapping[Role, str]
-    """Background of a span, by its role; already mixed with the background of the screen."""
-    text: str
-    grid: str
-    cursor: str
-    marker: Marker = "braille"
-    key: str = field(default="", compare=True)
-    """Names the palette, for caches."""
 
 
 def render_chart(spec: ChartSpec, width: int, height: int, palette: Palette) -> Text:

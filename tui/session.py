@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tui.poller import HostPoller, Watch
-from tui.snapshot import Feed, RuleChoice, RunSnapshot, SnapshotMaker
-
 if TYPE_CHECKING:
     from estimator.offer import Offer
     from tui.calibrating import Calibrating
+    from tui.poller import HostPoller, Watch
     from tui.run_rows import RunRow
+    from tui.snapshot import Feed, RuleChoice, RunSnapshot
+
+# what reads and judges a run is imported when the first one is watched: the first frame must not wait for it
 
 THIS_MACHINE = "this machine"
 
@@ -27,7 +28,8 @@ class WatchPlan:
 
     target: str
     name: str = ""
-    choice: RuleChoice = field(default_factory=RuleChoice)
+    choice: RuleChoice | None = None
+    """What the person said of the auto-stop rule; None: nothing."""
     dph: float | None = None
     """USD per hour of its box; None: 0 for this machine, unknown elsewhere."""
     offer_id: str | None = None
@@ -73,6 +75,8 @@ class Session:
         if self._post is None:
             self._waiting.append(plan)
             return
+        from tui.poller import HostPoller
+
         host, watch = self.open(plan)
         self._watched[plan.target] = watch
         self.bring_to_front(self._front)
@@ -92,6 +96,8 @@ class Session:
     def open(self, plan: WatchPlan) -> tuple[str, Watch]:
         """The host and the watch of a run, not polled yet. Raises UsageError or NotFoundError for the target."""
         from remote.target import parse_target
+        from tui.poller import Watch
+        from tui.snapshot import RuleChoice, SnapshotMaker
 
         target = parse_target(plan.target)
         if target.kind == "run" and self.make_feed is None:
@@ -115,7 +121,7 @@ class Session:
         maker = SnapshotMaker(
             plan.target,
             plan.name or run_name(target.path),
-            plan.choice,
+            plan.choice or RuleChoice(),
             self.offers,
             here,
             here.dph if here is not None and plan.dph is None else dph,

@@ -7,12 +7,15 @@ Meaning never hangs on colour alone: best is a star, lines carry their names, st
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from textual.color import Color
 from textual.theme import Theme
 
-from tui.axes import Marker, Role
-from tui.chart import Palette
+from tui.palette import Palette
+
+if TYPE_CHECKING:
+    from tui.axes import Marker, Role
 
 ROLE_VARIABLES: Mapping[Role, str] = {
     "raw": "tw-raw",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual import events
@@ -11,8 +11,11 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from tui.axes import ChartSpec, Geometry, layout
-from tui.chart import Palette, render_chart
+if TYPE_CHECKING:
+    from tui.axes import ChartSpec, Geometry
+    from tui.palette import Palette
+
+# what draws a chart is imported when there is one to draw: the first frame has none
 
 
 class ChartPane(Widget, can_focus=True):
@@ -30,38 +33,45 @@ class ChartPane(Widget, can_focus=True):
     ChartPane:focus { border: round $border; }
     """
 
-    spec: reactive[ChartSpec] = reactive(ChartSpec())
+    spec: reactive[ChartSpec | None] = reactive(None)
     palette: reactive[Palette | None] = reactive(None)
 
-    @dataclass
     class Pointed(Message):
         """A click: the cursor goes to data x."""
 
-        x: float
+        def __init__(self, x: float) -> None:
+            super().__init__()
+            self.x = x
 
-    @dataclass
     class Zoomed(Message):
         """The wheel: zoom in (1) or out (-1) around data x."""
 
-        direction: int
-        x: float
+        def __init__(self, direction: int, x: float) -> None:
+            super().__init__()
+            self.direction = direction
+            self.x = x
 
-    @dataclass
     class Dragged(Message):
         """The window moves by a share of its width."""
 
-        share: float
+        def __init__(self, share: float) -> None:
+            super().__init__()
+            self.share = share
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
-        super().__init__(id=id)
+    def __init__(self, title: str = "", *, id: str, classes: str = "") -> None:  # noqa: A002 - Textual's own name
+        super().__init__(id=id, classes=classes)
+        if title:
+            self.border_title = title
         self._drawn: tuple[object, Text] | None = None
         self._drag_from: int | None = None
         self._dragged = False
 
     def render(self) -> RenderResult:
         """Draw, unless nothing has changed since the last time."""
-        if self.palette is None:
+        if self.palette is None or self.spec is None:
             return Text("")
+        from tui.chart import render_chart
+
         width, height = self.content_size
         key = (self.spec, width, height, self.palette)
         if self._drawn is None or not _same(self._drawn[0], key):
@@ -70,6 +80,10 @@ class ChartPane(Widget, can_focus=True):
 
     def geometry(self) -> Geometry | None:
         """The cells as they are drawn now."""
+        if self.spec is None:
+            return None
+        from tui.axes import layout
+
         return layout(self.spec, *self.content_size)
 
     def x_under(self, event: events.MouseEvent) -> float | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
-from runner.history import RunHistory
-from tui.tail import is_bar
+if TYPE_CHECKING:
+    from runner.history import RunHistory
 
 STUDY_STAGES = ("stage1", "stage2", "stage5", "stage4", "non_prefill")
 """The order in which the miniature study runs."""
@@ -93,6 +94,8 @@ def tail_text(lines: Sequence[str], colours: Mapping[str, str]) -> Text:
 
 def line_style(line: str, colours: Mapping[str, str]) -> str:
     """The style of one log line."""
+    from tui.tail import is_bar
+
     if is_bar(line):
         return colours.get("tw-rule") or "dim"
     if "eval_loss" in line and line.lstrip().startswith("{"):

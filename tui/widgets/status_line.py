@@ -6,8 +6,7 @@ time left and the dollars are never cut.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -16,13 +15,12 @@ from textual.events import Resize
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from runner.autostop import Phase
 from tui import words
-from tui.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
     from tui.rental_view import RentalSnapshot
+    from tui.snapshot import RunSnapshot
 
 STATE_GLYPHS = {
     "starting": "◌",
@@ -45,8 +43,7 @@ STATE_COLOURS = {
 LINK_COLOURS = {"live": "success", "stale": "warning", "reconnecting": "warning", "offline": "error"}
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One part of the line: its forms from the longest to the shortest, each with the colour of the theme."""
 
     forms: tuple[str, ...]
@@ -126,6 +123,8 @@ def parts(snapshot: RunSnapshot, rental: RentalSnapshot | None = None) -> list[P
 
 
 def _state_word(snapshot: RunSnapshot) -> str:
+    from runner.autostop import Phase  # known once there is a snapshot; the first frame has none
+
     reason = snapshot.ruling.state.reason if snapshot.declared else None
     if snapshot.state in ("stopped", "finished") and snapshot.ruling.state.phase is Phase.FIRED and reason:
         return f"{snapshot.state}: {reason}"
