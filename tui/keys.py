@@ -7,7 +7,7 @@ they do anything; no harmless key is their neighbour by a slip of Shift alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from textual.binding import Binding, BindingType
 
@@ -20,8 +20,7 @@ PLACES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One action and the keys that reach it."""
 
     keys: str

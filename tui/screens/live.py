@@ -16,12 +16,13 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from tui import words
 from tui.keys import bindings
 from tui.screens.live_actions import LiveActions
 from tui.widgets.chart_pane import ChartPane
+from tui.widgets.key_line import KeyLine
 from tui.widgets.panes import PaneTabs, TextPane, stage_line, tail_text
 from tui.widgets.status_line import StatusLine
 
@@ -87,10 +88,10 @@ class LiveScreen(LiveActions):
             with Vertical(id="right", classes="-empty"):
                 yield TextPane("auto-stop", id="stop")
                 yield TextPane("finish and bill", id="quotes")
+        yield KeyLine(id="keys")
 
     def on_mount(self) -> None:
-        """Show what is known at once; the keys come a moment after the first frame."""
-        self.call_after_refresh(self.mount, Footer(compact=True, show_command_palette=False))
+        """Show what is known at once."""
         self.control.theme_changed_signal.subscribe(self, lambda _: self._new_theme())
         self.query_one("#loss", ChartPane).focus()
         known = self.control.snapshots.get(self.target)
