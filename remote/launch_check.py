@@ -106,7 +106,7 @@ def checks(
     yield _parcel(recipe)
     yield Check("disk", "good", f"{disk_gb(recipe):.0f} GB are rented with the box; the price contains them")
     names = travelling(environment)
-    said = f"{', '.join(names)} travel by name" if names else "none of yours is needed"
+    said = f"{', '.join(names)} (by name)" if names else "none of yours is needed"
     yield Check("variables", "good", said)
     yield from _hub(recipe, environment)
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from textual.widgets import Input
 
 from runner.errors import UsageError
 from tests.support.tui import app_with, frozen, snapshot, until
 from tests.test_tui_live import BIG, _own_home, plain, told  # noqa: F401 - the fixture is used by being here
-from tui.deeds import DeedEnd
 from tui.screens.box import box_text
 from tui.screens.deed import DeedScreen
-from tui.screens.launch import LaunchScreen
 
 HEALTH = {
     "at": 10.0,
@@ -38,43 +35,6 @@ async def test_the_box_opens_over_the_run():
         await pilot.pause()
         await pilot.press("g")
         await until(lambda: "A100-SXM4-40GB" in plain(pilot.app), pilot)
-
-
-async def test_an_offer_is_rented_through_a_form_that_shows_the_command_and_a_question_on_cancel(monkeypatch):
-    ran = []
-
-    def act(deed, say):
-        ran.append(deed)
-        return DeedEnd(True, 0, "running", "running")
-
-    monkeypatch.setattr("tui.screens.deed.run_deed", act)
-    app = app_with(frozen(snapshot(dph=0.0)))
-    async with app.run_test(size=BIG) as pilot:
-        await pilot.pause()
-        await pilot.press("o", "down", "enter")
-        await until(lambda: isinstance(app.screen, LaunchScreen), pilot)
-        assert app.screen.query_one("#review").disabled
-        app.screen.query_one("#recipe", Input).value = "stage55"
-        await until(lambda: "stage5" in plain(app), pilot)
-        assert app.screen.query_one("#review").disabled
-        app.screen.query_one("#recipe", Input).value = "stage5"
-        app.screen.query_one("#set", Input).value = "max_steps=200"
-        app.screen.query_one("#budget", Input).value = "5"
-        await until(lambda: not app.screen.query_one("#review").disabled, pilot)
-        await pilot.click("#review")
-        await until(lambda: isinstance(app.screen, DeedScreen), pilot)
-        await until(lambda: app.focused is not None and app.focused.id == "cancel", pilot)
-        assert "It ends itself at 5 USD." in plain(app)
-        deed = app.screen.deed
-        offer = deed.command[3]
-        assert deed.command == (
-            "launch", "stage5", "--offer", offer, "--detach", "--set", "max_steps=200", "--budget", "5",
-        )  # fmt: skip
-        assert deed.name == offer
-        app.screen.query_one("#name", Input).value = offer
-        await until(lambda: not app.screen.query_one("#go").disabled, pilot)
-        await pilot.click("#go")
-        await until(lambda: ran == [deed], pilot)
 
 
 async def test_enter_on_an_offer_asks_to_move_a_run_that_is_on_a_rented_box():

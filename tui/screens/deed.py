@@ -117,6 +117,7 @@ class DeedScreen(ModalScreen[None]):
     DeedScreen Button { margin-left: 2; min-width: 12; }
     DeedScreen #steps { height: auto; max-height: 16; display: none; }
     DeedScreen #steps Static { width: 1fr; height: auto; }
+    DeedScreen #watch { display: none; }
     DeedScreen #end { display: none; width: 1fr; height: auto; margin-top: 1; text-style: bold; }
     DeedScreen.-running #steps { display: block; }
     DeedScreen.-running #name, DeedScreen.-running #says { display: none; }
@@ -151,6 +152,7 @@ class DeedScreen(ModalScreen[None]):
             yield Static("", id="end", markup=False)
             with Horizontal(id="buttons"):
                 yield Button("Cancel", id="cancel")
+                yield Button("Watch it", id="watch", variant="primary")
                 yield Button(self.deed.verb, id="go", variant="error", disabled=bool(self.deed.name))
 
     def on_mount(self) -> None:
@@ -217,3 +219,20 @@ class DeedScreen(ModalScreen[None]):
         self.query_one("#steps").scroll_end(animate=False)
         self.query_one("#cancel", Button).label = "Close"
         self.query_one("#cancel", Button).focus()
+        if end.ok and self._started():
+            self.query_one("#watch").display = True
+            self.query_one("#watch", Button).focus()
+
+    def _started(self) -> str:
+        """The run that this deed has begun somewhere, by its name; empty for deeds that begin none."""
+        if self.end is None or self.end.state != "running" or self.deed.command[0] not in ("launch", "migrate"):
+            return ""
+        return str(self.end.document.get("run") or "")
+
+    @on(Button.Pressed, "#watch")
+    def _watch(self) -> None:
+        from tui.session import WatchPlan
+
+        run = self._started()
+        self.dismiss()
+        self.app.call_later(cast("TunewatchApp", self.app).open_run, WatchPlan(run))

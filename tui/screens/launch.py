@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
+from rich.table import Table
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -69,7 +70,10 @@ class LaunchScreen(ModalScreen[None]):
     LaunchScreen #cut-says { color: $warning; text-style: bold; width: 1fr; }
     LaunchScreen DataTable { height: auto; max-height: 14; background: $surface; }
     LaunchScreen #trouble { color: $warning; margin-top: 1; }
-    LaunchScreen #scroll { height: auto; max-height: 16; }
+    LaunchScreen #command { margin-top: 1; }
+    LaunchScreen.-short .page { padding: 0; }
+    LaunchScreen.-short DataTable { max-height: 10; }
+    LaunchScreen.-short VerticalScroll { max-height: 14; }
     LaunchScreen #buttons { height: 1; align-horizontal: right; margin-top: 1; }
     LaunchScreen #buttons Button { margin-left: 2; min-width: 10; }
     """
@@ -137,6 +141,7 @@ class LaunchScreen(ModalScreen[None]):
         """Begin with the recipe, and with what was cut."""
         from remote.launch_check import recipes_here
 
+        self.set_class(self.size.height < 30, "-short")
         self.query_one("#recipes", OptionList).add_options(recipes_here(Path()))
         self.query_one("#recipe", Input).focus()
         self._turn_to("recipe")
@@ -326,15 +331,14 @@ class LaunchScreen(ModalScreen[None]):
 
     def _show_checks(self) -> None:
         colours = self.app.theme_variables
-        out = Text()
+        rows = []
         for one in self.found:
             mark, colour = MARKS[one.finding]
-            out.append(f"{mark} ", f"bold {colours.get(colour, '')}")
-            out.append(f"{one.name:<15}", "bold")
-            out.append(f"{one.found}\n", colours.get(colour, "") if one.finding == "bad" else "")
+            name = Text.assemble((f"{mark} ", f"bold {colours.get(colour, '')}"), (one.name, "bold"))
+            rows.append((name, Text(one.found, colours.get(colour, "") if one.finding == "bad" else "")))
         if "checks" in self._busy:
-            out.append("▸ looking …", "dim")
-        self.query_one("#checks", Static).update(out)
+            rows.append((Text("▸ looking …", "dim"), Text("")))
+        self.query_one("#checks", Static).update(_pairs(rows))
 
     # -- offers --------------------------------------------------------------------------------------------------------
 
@@ -382,12 +386,19 @@ class LaunchScreen(ModalScreen[None]):
         from remote.launch_check import travelling
 
         draft = self.draft
-        out = Text()
-        for name, said in draft.review(travelling(os.environ)):
-            out.append(f"{name:<11}", "bold")
-            out.append(f"{said}\n")
-        self.query_one("#review", Static).update(out)
+        said = [(Text(name, "bold"), Text(words)) for name, words in draft.review(travelling(os.environ))]
+        self.query_one("#review", Static).update(_pairs(said))
         self.query_one("#command", Static).update(Text(f"$ {draft.deed().as_typed()}", "dim"))
+
+
+def _pairs(rows: list[tuple[Text, Text]]) -> Table:
+    """Names and sentences, each in its column."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _cut() -> Unfinished | None:
