@@ -28,7 +28,7 @@ from runner.autostop import StopRule, changed_rule
 from runner.errors import NotFoundError, RefusedError, UnreachableError, UsageError
 from runner.history import Ack, RunHistory
 from runner.metrics import MetricsReader
-from runner.requests import RULE, Request
+from runner.requests import RULE, SAVE, Request
 
 ANSWER_S = 300.0
 """Seconds to wait for an answer: a long evaluation, and the step after it."""
@@ -120,6 +120,18 @@ def ask_run(
         else:
             say(f"refused at step {ack.step}: {ack.detail}")
     return ack
+
+
+def ask_for_save(host: Transport, run_dir: str, *, timeout: float = ANSWER_S) -> Ack | None:
+    """Ask a run that trains for a checkpoint at its next step, and wait for its answer.
+
+    None when it takes no such request, or none came within `timeout` seconds. Raises RefusedError for a run that has
+    no metrics of ours or is over, NotFoundError and UnreachableError.
+    """
+    known = _declared(host, run_dir)
+    if SAVE not in known.obeys or known.ended is not None:
+        return None
+    return ask_run(host, run_dir, Request(SAVE), timeout=timeout)
 
 
 def _await_answer(host: Transport, run_dir: str, name: str, begin: int, until: float) -> Ack | None:

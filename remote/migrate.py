@@ -6,7 +6,7 @@
 | M1 creating  | rents the new box, by one request                 | finds it by its label; rents nothing twice      |
 | M2 booting   | waits until it runs                               | waits on; a box that cannot run is destroyed    |
 | M3 preparing | code, environment, guard with a short deadline    | does it again, every part looks first           |
-| M4 saving    | names the newest whole checkpoint C of the old    | looks again                                     |
+| M4 saving    | asks the old run for a checkpoint C, and names it | asks again                                      |
 | M5 transfer  | brings C over, every file by its sha256           | goes on with the bytes that are missing         |
 | M6 rehearse  | loads C there, measures speed, last chance for no | does it again                                   |
 | M7 draining  | stops the old run with a checkpoint C2, fences it | reads how the old ended; asks again             |
@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remote import migrate_ready as ready
+from remote import migrate_rehearse
 from remote import migrate_switch as switch
 from remote.access import Opener
 from remote.deeds import DeedResult
@@ -64,7 +65,7 @@ STATES = (
     State("M3", "prepare", ready.prepare_box),
     State("M4", "checkpoint of the old run", ready.save),
     State("M5", "transfer", ready.transfer),
-    State("M6", "rehearse", ready.rehearse),
+    State("M6", "rehearse", migrate_rehearse.rehearse),
     State("M7", "drain the old run", switch.drain),
     State("M8", "carry the last step over", switch.sync),
     State("M9", "start on the new box", switch.start),

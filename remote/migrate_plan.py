@@ -13,7 +13,7 @@ from remote.decision import Decision, decide, instance_offer, market_offer
 from remote.desk import Desk
 from remote.kill import Victim, name_victim
 from remote.launch import onstart
-from remote.migrate_ready import history_of
+from remote.migrate_rehearse import history_of
 from remote.move import DEAD, Request, launch_of
 from remote.provider import Instance, MarketOffer, find
 from remote.rent import Plan

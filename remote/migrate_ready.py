@@ -5,36 +5,29 @@ Every function is one state, may be done again after a crash, and returns what t
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from remote.access import own_key, wait_for_ssh
 from remote.arming import Wishes, arm, limits_for, read_guard
-from remote.bootstrap import put_secrets
+from remote.asking import ask_for_save
 from remote.by_hub import Fetch, OnHub, fetcher, prefix_of, uploaded
 from remote.checkpoint_transfer import Cargo, End, SourceSpoiledError, carry, newest_checkpoint
-from remote.decision import Decision, decide, instance_offer, seconds_per_step
 from remote.desk import Note
 from remote.labels import new_label
 from remote.launch import choose_image, python_command
+from remote.migrate_rehearse import old_events
 from remote.money import bill
 from remote.move import Move
 from remote.on_hub import newest_on_hub
 from remote.provider import Instance
 from remote.recovery_policy import refuse_if_over
-from remote.remote_run import PASSED_ON
 from remote.rent import check_offer, create_box, resolve, verify_row, wait_boot
 from remote.transport import Transport
-from runner.atomic import read_object
 from runner.box.limits import RELEASE
 from runner.errors import NotFoundError, ProviderError, RefusedError, UnreachableError
-from runner.history import RunHistory
-from runner.log import LogReader
-from runner.metrics import MetricsReader
-from runner.rundir import CHECKPOINTS, LOG, METRICS
+from runner.rundir import CHECKPOINTS
 
 PROBATION_S = 2 * 3600.0
 """A new box that nobody tends to for so long ends itself: the laptop that rented it is gone."""
@@ -42,15 +35,10 @@ PINNED = "pinned"
 """Folder in the old run directory with hard links to the checkpoint that is being brought over."""
 FIRST_SAVE_S = 1800.0
 """The old run is given so long for its first checkpoint."""
-EVAL_TOLERANCE = 1e-3
-"""Relative difference of the eval loss between two kinds of hardware that is rounding and nothing else."""
-REHEARSE_S = 1800.0
-TAIL = 1 << 20
-"""Bytes of metrics.jsonl in which the newest upload is looked for."""
-
-
-class RehearsalError(RefusedError):
-    """The new box does not do with the checkpoint what the old one did."""
+ANSWER_S = 120.0
+"""The old run is given so long to take up the request for a checkpoint."""
+SAVE_S = 900.0
+"""And so long to have written it."""
 
 
 def create(move: Move, note: Note) -> dict[str, Any]:
@@ -141,19 +129,41 @@ def save(move: Move, note: Note) -> dict[str, Any]:
             return {"cargo": left.to_json()}
     if move.request.recovery is not None:
         refuse_if_over(move.status(move.old_id, move.request.old_dir), move.request.run)
-    until = desk.mono() + FIRST_SAVE_S
+    asked = _asked(move, note)
+    until = desk.mono() + (FIRST_SAVE_S if asked is None else SAVE_S)
     while True:
         cargo, torn = newest(move, move.old_id, move.request.old_dir, pin=True)
-        if cargo is not None:
-            note.detail = f"step {cargo.step}, {cargo.size / 1e6:.0f} MB" + (f"; passed over {torn[0]}" if torn else "")
-            return {"cargo": cargo.to_json()}
         status = move.status(move.old_id, move.request.old_dir)
-        if status is None or status.ended or desk.mono() > until:
+        over = status is None or status.ended or desk.mono() > until
+        if cargo is not None and (asked is None or cargo.step >= asked or over):
+            words = ", saved for this" if asked is not None and cargo.step >= asked else ""
+            note.detail = f"step {cargo.step}, {cargo.size / 1e6:.0f} MB{words}"
+            note.detail += f"; passed over {torn[0]}" if torn else ""
+            return {"cargo": cargo.to_json(), "asked_step": asked}
+        if over:
             raise RefusedError(
                 "There is no whole checkpoint of the run to go on from.", hint="Start it anew with tunewatch launch."
             )
-        note.say(f"waiting for the first checkpoint, the run is at step {status.step or 0}")
+        what = "first checkpoint" if asked is None else f"checkpoint of step {asked}"
+        note.say(f"waiting for the {what}, the run is at step {status.step if status is not None else 0}")
         desk.sleep(2.0)
+
+
+def _asked(move: Move, note: Note) -> int | None:
+    """Ask the running trainer for a checkpoint now; the step that it saves at.
+
+    None where it takes no requests (a foreign trainer, an older runner), is not alive, or does not answer: then the
+    newest checkpoint it has written is used.
+    """
+    if not move.lives(move.old_id, move.request.old_dir):
+        return None
+    note.say("asking the old run for a checkpoint")
+    try:
+        ack = ask_for_save(move.host(move.old_id), move.request.old_dir, timeout=ANSWER_S)
+    except RefusedError as error:
+        note.say(error.message)
+        return None
+    return ack.step if ack is not None and ack.accepted else None
 
 
 def newest(
@@ -254,113 +264,6 @@ def hub_of(move: Move, cargo: Cargo) -> Fetch | None:
     repo = recipe.train.hf_repo_id or move.order.hf_repo_id
     if not repo:
         return None
-    host, path = move.host(move.old_id), f"{move.request.old_dir}/{METRICS}"
     # an upload follows its save within a few hundred events
-    tail = host.read_from(path, max(0, host.stat(path).size - TAIL), limit=TAIL, timeout=30.0).data
-    events = [event for line in tail.splitlines() if (event := read_object(line)) is not None]
-    where = uploaded(events, repo, move.request.run, recipe.name, cargo.step)
+    where = uploaded(old_events(move), repo, move.request.run, recipe.name, cargo.step)
     return None if where is None else fetcher(where, move.box(move.new_id).python, move.env)
-
-
-def rehearse(move: Move, note: Note) -> dict[str, Any]:
-    """M6: the new box shows that it goes on from this checkpoint as the old one would, and how fast."""
-    cargo = Cargo.from_json(move.deed.data["cargo"])
-    if cargo.global_step is not None and cargo.global_step != cargo.step:
-        raise RehearsalError(f"The checkpoint of step {cargo.step} says that it is of step {cargo.global_step}.")
-    if move.recipe().kind == "command":
-        note.detail = f"step {cargo.step} is there whole; a foreign trainer is not tried beforehand"
-        return {}
-    said = _rehearsed(move, cargo)
-    check_rehearsal(said, cargo)
-    step_s = float(said["step_s"])
-    words = [f"step {said['global_step']}", f"{step_s:.3f} s per step"]
-    if said.get("eval_loss") is not None:
-        words.append(f"eval loss {said['eval_loss']:.4f}" + ("" if cargo.eval_loss is None else " as before"))
-    facts: dict[str, Any] = {"rehearsal": said}
-    decision = _again(move, step_s)
-    if decision is not None:
-        facts["decision_after_rehearsal"] = decision.to_json()
-        words.append(f"speed {decision.speed:.2f}")
-        if not decision.pays and not move.request.forced:
-            raise RefusedError(
-                f"Measured there, the move does not pay: {decision.why}", hint="Add --force to move all the same."
-            )
-    note.detail = ", ".join(words)
-    return facts
-
-
-def check_rehearsal(said: dict[str, Any], cargo: Cargo) -> None:
-    """Compare what the new box found with what the old one wrote; raises RehearsalError naming the difference."""
-    if said.get("global_step") != cargo.step:
-        raise RehearsalError(f"The new box loads step {said.get('global_step')} from the checkpoint of {cargo.step}.")
-    loss = said.get("eval_loss")
-    if cargo.eval_loss is None or loss is None:
-        return
-    allowed = EVAL_TOLERANCE * max(1.0, abs(cargo.eval_loss))
-    if not abs(float(loss) - cargo.eval_loss) <= allowed:
-        raise RehearsalError(
-            f"The eval loss at step {cargo.step} is {loss:.6g} on the new box and was {cargo.eval_loss:.6g} on the "
-            f"old one; {allowed:.1g} would be rounding."
-        )
-
-
-def _rehearsed(move: Move, cargo: Cargo) -> dict[str, Any]:
-    """Run the rehearsal on the new box with the order's own words and secrets; its answer."""
-    host, box, order = move.host(move.new_id), move.box(move.new_id), move.order
-    q = shlex.quote
-    folder = f"{move.new_dir}/rehearsal"
-    given = {name: move.env[name] for name in PASSED_ON if move.env.get(name)}
-    put_secrets(host, f"{folder}/secrets", given)
-    named = order.recipe
-    if Path(order.recipe).is_file():
-        named = f"{folder}/recipe.toml"
-        host.put(Path(order.recipe), named)
-    words = [named, "--checkpoint", f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{cargo.step}"]
-    words += ["--steps", str(move.request.rehearse_steps), "--run-dir", folder]
-    if order.config is not None:
-        host.put(Path(order.config), f"{folder}/config-given.toml")
-        words += ["--config", f"{folder}/config-given.toml"]
-    for pair in order.overrides:
-        words += ["--set", pair]
-    answer = host.run(
-        f"cd {q(folder)} && . ./secrets && PYTHONPATH={q(box.code)} {q(box.python)} -m runner.study.rehearse "
-        f"{shlex.join(words)} 2>rehearsal.err; rc=$?; rm -f secrets; [ $rc -eq 0 ] || tail -n 5 rehearsal.err >&2; "
-        "exit $rc",
-        timeout=REHEARSE_S,
-    )  # fmt: skip
-    if answer.rc != 0:
-        raise RehearsalError(f"The rehearsal on the new box ended with {answer.rc}: {answer.complaint}.")
-    return dict(json.loads(answer.stdout.splitlines()[-1]))
-
-
-def history_of(host: Transport, run_dir: str) -> RunHistory:
-    """The history of a run from its metrics, from its log where it writes none; empty where there is neither."""
-    readers: tuple[tuple[str, MetricsReader | LogReader], ...] = ((METRICS, MetricsReader()), (LOG, LogReader()))
-    for name, reader in readers:
-        offset = 0
-        try:
-            while chunk := host.read_from(f"{run_dir}/{name}", offset, timeout=60.0).data:
-                reader.feed(chunk)
-                offset += len(chunk)
-        except NotFoundError:
-            continue
-        return reader.history()
-    return RunHistory()
-
-
-def _again(move: Move, step_s: float) -> Decision | None:
-    """Weigh the move with the measured speed; what was paid for the new box so far is spent either way.
-
-    None where the old box cannot be asked how fast it is: then there is nothing to stay on.
-    """
-    if move.request.decision is None or move.is_dead(move.old_id):
-        return None
-    history = history_of(move.host(move.old_id), move.request.old_dir)
-    old, new = move.row(move.old_id), move.row(move.new_id)
-    here_s = seconds_per_step(history)
-    if old is None or new is None or here_s is None:
-        return None
-    return decide(
-        history, instance_offer(old), instance_offer(new), measured_speed=here_s / step_s, setup_left_h=0.0,
-        max_steps=move.request.max_steps,
-    )  # fmt: skip

@@ -124,6 +124,9 @@ class CommandSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+    rehearse: tuple[str, ...] = ()
+    """Arguments added to resume and end soon, before a run moves: `{until}` is the step to end at, `{steps}` how many
+    that are. Empty: the trainer is not tried on the new box beforehand."""
 class Recipe:
     """Everything that was decided about one run."""
 

@@ -30,17 +30,17 @@ mask = "prompt_bidirectional"
 [data]
 dataset = "demo"
 train_samples = 400
-eval_samples = 16
+eval_samples = 4
 seed = 17
 [train]
 max_steps = 100000
 batch_size = 8
-eval_batch_size = 16
+eval_batch_size = 4
 grad_accum = 1
 learning_rate = 1e-3
 lr_scheduler = "constant"
 warmup_ratio = 0.0
-eval_steps = 10
+eval_steps = 1
 logging_steps = 1
 save_steps = 10
 keep_local = 3
@@ -104,10 +104,11 @@ def test_the_losses_after_a_move_are_those_of_a_run_that_never_moved(tmp_path: P
     last = max(moved)
     assert list(moved) == list(range(1, last + 1)), "no step is missing and none was written twice"
     assert said["lost_steps"] == 0
-    # the rehearsal went on from an earlier step and met the very same losses
+    # the rehearsal went on from the step at which the old run was asked to save, and met the very same losses
     first = said["rehearsal"]["global_step"]
     assert said["rehearsal"]["losses"] == [moved[first + 1 + n] for n in range(6)]
     assert said["rehearsal"]["eval_loss"] == moved_evals[first]
+    assert said["rehearsal"]["compared"].startswith("steps "), "here they were compared before the old run was stopped"
     reference = tmp_path / "reference"
     words = [sys.executable, "-m", "runner", str(recipe), "--run-dir", str(reference), "--set", f"max_steps={last}"]
     subprocess.run(words, check=True, capture_output=True, env={**os.environ, "TUNEWATCH_RUN_DIR": str(reference)})

@@ -23,7 +23,7 @@ from remote.checkpoint_transfer import Cargo, Carried, End, SourceSpoiledError, 
 from remote.desk import Desk, Note
 from remote.journal import Journal
 from remote.local import LocalTransport
-from remote.migrate_ready import RehearsalError, check_rehearsal
+from remote.migrate_rehearse import RehearsalError, check_rehearsal
 from remote.transport import Completed, LinkError
 from runner.errors import NotFoundError, RefusedError
 from runner.manifest import newest_whole_checkpoint, verify_manifest, write_manifest

@@ -2,7 +2,7 @@
 
 Each step's loss depends on every step before it, so a resume from the wrong place shows in the first loss. It writes
 metrics.jsonl, seals its checkpoints with a manifest, honours SIGTERM, and keeps a witness: a lock and a list of steps
-outside all boxes, by which two trainers at one moment cannot hide.
+outside all boxes, by which two trainers at one moment cannot hide. It saves on request, and can be rehearsed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if o.resume:
         saved = json.load(file)
     step, history = saved["global_step"], saved["log_history"]
 write("start", run_id=None, max_steps=o.steps, pid=os.getpid(), world_size=1, resumed_from=step or None, rule=None,
-      mask=None, recipe="standin")
+      mask=None, recipe="standin", obeys=["save"])
 if o.resume and o.spoil and os.path.exists(o.spoil):
     mode, _, where = open(o.spoil).read().partition(" ")
     if where not in os.getcwd():
@@ -87,8 +87,14 @@ while step < o.steps:
     if step % o.eval_every == 0:
         history.append({"step": step, "eval_loss": loss})
         write("eval", step=step, eval_loss=loss, eval_runtime=0.01)
-    if asked or step % o.save_every == 0:
+    request = os.path.join(run, "save.request")
+    wanted = os.path.exists(request)
+    if asked or wanted or step % o.save_every == 0:
         save()
+    if wanted:
+        with open(request) as file:
+            write("ack", request="save", id=json.load(file)["id"], accepted=True, detail="saved", step=step)
+        os.unlink(request)
     if asked:
         write("end", step=step, reason="asked", rc=11, runtime_s=1.0)
         sys.exit(11)
@@ -110,6 +116,8 @@ def standin_recipe(folder: Path, **options: object) -> tuple[Path, Path]:
     recipe.write_text(
         f'kind = "command"\n[foreign]\ncommand = {json.dumps(words)}\nworkdir = "{work}"\ncheckpoints = "ckpt"\n'
         'resume = ["--resume", "{checkpoint}"]\n'
+        # it is no second trainer of the run: nothing of it is kept
+        'rehearse = ["--steps", "{until}", "--witness", "/dev/null"]\n'
     )
     return recipe, witness
 
