@@ -16,10 +16,7 @@ from runner.log_history import compose
 from runner.log_reader import TokenReader
 from runner.log_series import Series
 from runner.log_tokens import Scanner
-
-HEAD = 8192
-"""Bytes at the beginning that are looked at for what no terminal writes: one in twenty makes a file a binary one."""
-_UNPRINTABLE = bytes({*range(32), 127} - {*b"\b\t\n\f\r\x1b"})
+from runner.text import HEAD, is_binary, unprintable
 
 
 class LogReader:
@@ -41,8 +38,7 @@ class LogReader:
         """Take in the next bytes of the file. Never raises for content."""
         if data:
             if self._bytes < HEAD:
-                head = data[: HEAD - self._bytes]
-                self._unprintable += len(head) - len(head.translate(None, _UNPRINTABLE))
+                self._unprintable += unprintable(data[: HEAD - self._bytes])
             self._bytes += len(data)
             self._history = None
             self._scanner.feed(data)
@@ -50,6 +46,6 @@ class LogReader:
     def history(self) -> RunHistory:
         """Everything known so far; the same object again while nothing was fed."""
         if self._history is None:
-            binary = self._unprintable * 20 > min(self._bytes, HEAD)
+            binary = is_binary(self._unprintable, self._bytes)
             self._history = compose(self._reading.now(), self._series, self._bytes, binary=binary)
         return self._history

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from tui.commands.common import Command, emit_json, json_option
 
 if TYPE_CHECKING:
     from tui.session import Session, WatchPlan
+    from tui.snapshot import RuleChoice
 
 
 def rule_options(function: Command) -> Command:
@@ -59,12 +61,35 @@ def command(
     tunewatch watch root@ssh6.vast.ai:17956:/root/x/log.txt --patience 3
     tunewatch watch train.log --once --json
     """
-    from remote.connect import unlock
-    from remote.feed import resolve
-    from remote.market import running_offer
     from remote.target import parse_target
     from tui.opening import new_session
     from tui.session import WatchPlan
+
+    choice = rule_choice(patience, min_delta, min_steps, count_from)
+    session = new_session(offers_file)
+    if here is not None:
+        from remote.market import running_offer
+
+        running_offer(list(session.offers), here)
+    where = parse_target(target)
+    if where.kind != "local":
+        from remote.connect import unlock
+        from remote.feed import resolve
+
+        unlock(resolve(where))
+    plan = WatchPlan(target, choice=choice, dph=dph, offer_id=here)
+    if once or as_json:
+        look_once(session, plan, as_json=as_json)
+    else:
+        open_screen(session, plan)
+
+
+def rule_choice(
+    patience: int | None, min_delta: float | None, min_steps: int | None, count_from: Any
+) -> RuleChoice | None:
+    """What the person said of the rule; None for nothing at all. Raises UsageError for what makes no sense."""
+    if all(said is None for said in (patience, min_delta, min_steps, count_from)):
+        return None
     from tui.snapshot import RuleChoice
 
     choice = RuleChoice(patience, min_delta, min_steps, count_from)
@@ -72,15 +97,7 @@ def command(
         choice.over(None)
     except ValueError as error:
         raise UsageError(f"This rule makes no sense: {error}.") from error
-    session = new_session(offers_file)
-    if here is not None:
-        running_offer(list(session.offers), here)
-    unlock(resolve(parse_target(target)))
-    plan = WatchPlan(target, choice=choice, dph=dph, offer_id=here)
-    if once or as_json:
-        look_once(session, plan, as_json=as_json)
-    else:
-        open_screen(session, plan)
+    return choice
 
 
 def look_once(session: Session, plan: WatchPlan, *, as_json: bool) -> None:
@@ -116,11 +133,34 @@ def need_terminal(hint: str) -> None:
 
 def open_screen(session: Session, plan: WatchPlan) -> None:
     """Open the live screen on one run. Raises UsageError without a terminal, NotFoundError without the run."""
-    from remote.feed import RunFeed
-    from runner.log_history import NOT_TEXT
     from tui.opening import show
 
     need_terminal("Give --once for a text, --json for a document.")
+    if not holds_text(Path(plan.target)):
+        look_closer(session, plan)
+    show(plan, session)
+
+
+def holds_text(path: Path) -> bool:
+    """Whether a path is plainly a log or a run directory with something to show; cheap, and no is no verdict."""
+    from runner.text import HEAD, is_binary, unprintable
+
+    for file in (path, path / "metrics.jsonl", path / "log.txt"):
+        try:
+            with file.open("rb") as opened:
+                head = opened.read(HEAD)
+        except OSError:
+            continue
+        if head and not is_binary(unprintable(head), len(head)):
+            return True
+    return False
+
+
+def look_closer(session: Session, plan: WatchPlan) -> None:
+    """Tell what a screen would only wait for. Raises NotFoundError without the run, UsageError for what is no text."""
+    from remote.feed import RunFeed
+    from runner.log_history import NOT_TEXT
+
     feed = RunFeed(plan.target)
     if feed.target.kind == "local":
         # a wrong name should be told on the command line, not on a screen that waits for it
@@ -134,4 +174,3 @@ def open_screen(session: Session, plan: WatchPlan) -> None:
             if isinstance(state.problem, NotFoundError):
                 raise state.problem
             session.notice = str(state.problem)
-    show(plan, session)
