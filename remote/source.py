@@ -120,6 +120,7 @@ class LocalSource:
         self.path = path
         self._fresh = Freshness()
         self._seen: tuple[int, ...] = ()
+        self._ended = False
 
     def refresh(self, seconds: float) -> Files:
         """Look at the path again."""
@@ -144,6 +145,7 @@ class LocalSource:
         ours = bool({rundir.METRICS, rundir.STATUS} & set(names))
         metrics = self.path / rundir.METRICS if rundir.METRICS in names else None
         status = rundir.read_status(self.path / rundir.STATUS) if rundir.STATUS in names else None
+        self._ended = status is not None and status.ended
         alive = None
         if status is not None and status.pid:
             alive = process_alive(status.pid, status.start_ticks, status.boot_id)
@@ -171,8 +173,12 @@ class LocalSource:
         return Link(LOCAL.word, 0.0, at=time.monotonic())
 
     def health(self) -> Health | None:
-        """Not measured here: a local run's owner has the machine before them."""
-        return None
+        """This machine, for a run that goes on; what it is now says nothing of one that is over."""
+        if self._ended:
+            return None
+        from remote.local_health import this_machine
+
+        return this_machine(self.path if self.path.is_dir() else self.path.parent)
 
     def close(self) -> None:
         """Nothing is held open."""

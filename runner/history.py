@@ -25,6 +25,8 @@ class TrainPoint(NamedTuple):
     epoch: float | None = None
     wall: float | None = None
     """Seconds since the epoch on the box's clock; only metrics.jsonl knows it."""
+    tokens: float | None = None
+    """Input tokens seen since the first step, where the trainer counts them."""
 
 
 class EvalPoint(NamedTuple):

@@ -421,6 +421,8 @@ def train_point(entry: Entry) -> TrainPoint | None:
         to_number(values.get(b"grad_norm")),
         to_number(values.get(b"learning_rate")),
         entry.record.epoch,
+        # the Trainer's own count, or that of TRL
+        tokens=to_number(values.get(b"num_input_tokens_seen", values.get(b"num_tokens"))),
     )
 
 

@@ -99,6 +99,15 @@ def _line(event: str, fields: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8", "replace") + b"\n"
 
 
+def _tokens(record: dict[str, Any], step: int | None) -> float | None:
+    """Tokens since the first step: as counted, else the rate (per second) times the time of a step, for every step."""
+    counted = _float(record.get("num_input_tokens_seen"))
+    rate, step_s = _float(record.get("tokens_per_s")), _float(record.get("step_s"))
+    if counted is not None or rate is None or step_s is None or step is None:
+        return counted
+    return rate * step_s * step
+
+
 class MetricsReader:
     """Turns the bytes of a metrics.jsonl, fed in any pieces, into a RunHistory."""
 
@@ -213,6 +222,7 @@ class _Run:
             self._number(record, "learning_rate"),
             _float(record.get("epoch")),
             _float(record.get("wall")),
+            _tokens(record, step),
         )
         self.train.append(point)
 

@@ -188,7 +188,10 @@ def test_every_key_of_the_table_has_an_action_that_exists():
     missing = [
         f"{key.place}: {key.action}"
         for key in KEYS
-        if not hasattr(homes[key.place], f"action_{key.action.split('(')[0]}")
+        if not hasattr(
+            TunewatchApp if key.action.startswith("app.") else homes[key.place],
+            f"action_{key.action.removeprefix('app.').split('(')[0]}",
+        )
     ]
     assert missing == []
 

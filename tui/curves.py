@@ -18,10 +18,13 @@ from tui import words
 from tui.axes import ChartSpec, HLine, Mark, Series, Span, VLine, series, smooth
 from tui.snapshot import RunSnapshot
 
-XMode = Literal["step", "time", "log"]
+XMode = Literal["step", "time", "log", "tokens"]
 PaneName = Literal["loss", "eval", "speed"]
 PANES: tuple[PaneName, ...] = ("loss", "eval", "speed")
 SMOOTHING = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
+Clock = tuple[Sequence[float], Sequence[float]]
+"""Ascending steps, and for each how far the run was then: seconds of training, or tokens."""
+X_WORDS: Mapping[XMode, str] = {"step": "by step", "time": "over time", "log": "log x", "tokens": "by tokens"}
 GUTTER = 6
 """Columns left of the plots, at least: charts above each other stay in line."""
 
@@ -47,10 +50,14 @@ class View:
         """One step more or less smoothing."""
         return replace(self, smoothing=min(max(self.smoothing + by, 0), len(SMOOTHING) - 1))
 
-    def next_x_mode(self) -> View:
-        """step, time, log and round again; a window of other units makes no sense and is dropped."""
-        order: tuple[XMode, ...] = ("step", "time", "log")
-        return replace(self, x_mode=order[(order.index(self.x_mode) + 1) % 3], window=None, cursor=None)
+    def next_x_mode(self, *, tokens: bool = False) -> View:
+        """step, time, log, tokens where they are counted, and round again.
+
+        A window of other units makes no sense and is dropped.
+        """
+        order: tuple[XMode, ...] = ("step", "time", "log", "tokens") if tokens else ("step", "time", "log")
+        at = order.index(self.x_mode) if self.x_mode in order else -1
+        return replace(self, x_mode=order[(at + 1) % len(order)], window=None, cursor=None)
 
 
 @dataclass(slots=True)
@@ -59,14 +66,25 @@ class CurveCache:
 
     _history: RunHistory | None = None
     _made: dict[tuple[object, ...], Series] = field(default_factory=dict)
-    _clock: tuple[Sequence[float], Sequence[float]] | None = None
+    _clocks: dict[XMode, Clock] = field(default_factory=dict)
 
-    def clock(self, history: RunHistory) -> tuple[Sequence[float], Sequence[float]]:
-        """Steps and the seconds of training at them."""
+    def clock(self, history: RunHistory, x_mode: XMode = "time") -> Clock:
+        """Steps with the seconds of training at them, or with the tokens seen until then."""
         self._fresh(history)
-        if self._clock is None:
-            self._clock = step_clock(history)
-        return self._clock
+        if x_mode not in self._clocks:
+            self._clocks[x_mode] = step_tokens(history) if x_mode == "tokens" else step_clock(history)
+        return self._clocks[x_mode]
+
+    def x_of(self, history: RunHistory, step: float, x_mode: XMode) -> float:
+        """Where a step lies on the x axis."""
+        return seconds_at(self.clock(history, x_mode), step) if x_mode in ("time", "tokens") else step
+
+    def step_of(self, history: RunHistory, x: float, x_mode: XMode) -> int:
+        """The step at a place of the x axis."""
+        if x_mode in ("time", "tokens"):
+            steps, reached = self.clock(history, x_mode)
+            x = seconds_at((reached, steps), x)
+        return round(x)
 
     def curve(self, history: RunHistory, name: str, x_mode: XMode) -> Series:
         """A raw curve: `loss`, `eval` or `speed`."""
@@ -86,7 +104,8 @@ class CurveCache:
 
     def _fresh(self, history: RunHistory) -> None:
         if self._history is not history:
-            self._history, self._clock = history, None
+            self._history = history
+            self._clocks.clear()
             self._made.clear()
 
     def _raw(self, history: RunHistory, name: str, x_mode: XMode) -> Series:
@@ -97,8 +116,10 @@ class CurveCache:
             points = [(e.step, e.eval_loss) for e in history.evals]
         else:
             points = list(step_times(history))
-        if x_mode == "time":
-            clock = self.clock(history)
+        if x_mode == "tokens" and not counts_tokens(history):
+            points = []
+        elif x_mode in ("time", "tokens"):
+            clock = self.clock(history, x_mode)
             points = [(None if x is None else seconds_at(clock, x), y) for x, y in points]
         return series(points, "line" if name == "eval" else "raw", dots=name == "eval")
 
@@ -137,7 +158,7 @@ def step_times(history: RunHistory, *, blocks: int = 400) -> list[tuple[float, f
     return out
 
 
-def step_clock(history: RunHistory) -> tuple[Sequence[float], Sequence[float]]:
+def step_clock(history: RunHistory) -> Clock:
     """Ascending steps, and the seconds of training at each, over all processes."""
     steps: list[float] = [0.0]
     seconds: list[float] = [0.0]
@@ -158,8 +179,24 @@ def step_clock(history: RunHistory) -> tuple[Sequence[float], Sequence[float]]:
     return steps, seconds
 
 
-def seconds_at(clock: tuple[Sequence[float], Sequence[float]], step: float) -> float:
-    """Seconds of training at a step: between readings in proportion, beyond them at the mean pace."""
+def counts_tokens(history: RunHistory) -> bool:
+    """Whether the run tells how many tokens it has seen."""
+    # the newest points first: a trainer counts from its start or not at all
+    return any(point.tokens for point in reversed(history.train))
+
+
+def step_tokens(history: RunHistory) -> Clock:
+    """Ascending steps, and the tokens seen until each; from (0, 0) on, never falling."""
+    told = {float(p.step): p.tokens for p in history.train if p.step and p.tokens and math.isfinite(p.tokens)}
+    steps, tokens = [0.0], [0.0]
+    for step in sorted(told):
+        steps.append(step)
+        tokens.append(max(told[step], tokens[-1]))
+    return steps, tokens
+
+
+def seconds_at(clock: Clock, step: float) -> float:
+    """Seconds of training (or tokens) at a step: between readings in proportion, beyond them at the mean pace."""
     steps, seconds = clock
     i = bisect_left(steps, step)
     if i < len(steps) and steps[i] == step:
@@ -173,7 +210,7 @@ def seconds_at(clock: tuple[Sequence[float], Sequence[float]], step: float) -> f
 def charts(snapshot: RunSnapshot, view: View, cache: CurveCache) -> Mapping[PaneName, ChartSpec]:
     """The three charts of a run."""
     history = snapshot.history
-    clock = cache.clock(history) if view.x_mode == "time" else None
+    clock = cache.clock(history, view.x_mode) if view.x_mode in ("time", "tokens") else None
     reach = _reach(snapshot)
     return {
         "loss": _finish(_loss(snapshot, view, cache), "loss", view, clock, reach),
@@ -198,7 +235,7 @@ def _finish(
     spec: ChartSpec,
     name: str,
     view: View,
-    clock: tuple[Sequence[float], Sequence[float]] | None,
+    clock: Clock | None,
     reach: float | None,
 ) -> ChartSpec:
     spec = replace(
@@ -273,6 +310,13 @@ def _stop_line(snapshot: RunSnapshot) -> tuple[VLine, ...]:
         return ()
     word = "stopped" if snapshot.declared else "would stop"
     return (VLine(stopped, f"{word} {stopped}", "stop"),)
+
+
+def x_words(x: float, x_mode: XMode) -> str:
+    """A place of the x axis as a person says it: `step 400`, `21m47s`, `1.5M tokens`."""
+    if x_mode == "time":
+        return words.duration(x)
+    return f"{words.count(x)} tokens" if x_mode == "tokens" else f"step {x:.0f}"
 
 
 def reading(curve: Series, x: float) -> tuple[float, float] | None:

@@ -6,7 +6,7 @@ they do anything; no harmless key is their neighbour by a slip of Shift alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 from textual.binding import Binding, BindingType
@@ -70,12 +70,13 @@ KEYS: tuple[Key, ...] = (
     Key("o", "show_offers", "Offers", "The market with a quote for every offer"),
     Key("e", "show_events", "Events", "What happened: stops, best values, faults of the link"),
     Key("T", "next_theme", "Theme", "Next theme"),
-    Key("1", "pane('loss')", "Loss", "Training loss", "live", caps="1 … 6"),
+    Key("1", "pane('loss')", "Loss", "Training loss", "live", caps="1 … 7"),
     Key("2", "pane('eval')", "Eval", "Eval loss", "live", caps="2"),
     Key("3", "pane('speed')", "s/step", "Seconds per step", "live", caps="3"),
     Key("4", "pane('stop')", "Auto-stop", "The rule, its state and every eval", "live", caps="4"),
     Key("5", "pane('quotes')", "Quotes", "Finish time and bill on each offer", "live", caps="5"),
     Key("6", "pane('tail')", "Log tail", "The end of the log", "live", caps="6"),
+    Key("7", "pane('box')", "Box", "GPU, memory, disk and network of the box", "live", caps="7"),
     Key("z", "solo", "Maximise", "One pane alone, or all of them", "live", shown=True),
     Key("left,h", "cursor(-1)", "Cursor", "Cursor to the left on all charts", "live", caps="← h"),
     Key("right,l", "cursor(1)", "Cursor", "Cursor to the right on all charts", "live", caps="→ l"),
@@ -86,11 +87,11 @@ KEYS: tuple[Key, ...] = (
     Key("0", "reset_view", "Reset", "All steps, no cursor", "live"),
     Key("right_square_bracket", "smooth(1)", "Smoother", "More smoothing", "live", caps="]"),
     Key("left_square_bracket", "smooth(-1)", "Rougher", "Less smoothing", "live", caps="["),
-    Key("x", "x_mode", "x axis", "x as step, time, logarithm", "live", shown=True),
+    Key("x", "x_mode", "x axis", "x as step, time, logarithm, tokens", "live", shown=True),
     Key("y", "log_y", "log y", "Logarithmic y axis of the pane", "live"),
     Key("w", "what_if", "What-if", "Try another rule on this run at once", "live", shown=True),
     Key("r", "results", "Results", "Stages of the study and what the mask cost", "live"),
-    Key("g", "box", "Box", "GPU, memory, disk and network of the box", "live"),
+    Key("g", "box", "Box", "All that was measured of the box", "live"),
     Key("L", "logs", "Log", "The whole log: search, filter, follow", "live", shown=True),
     Key("C", "copy_summary", "Copy", "Copy a summary of the run", "live"),
     Key("E", "export", "Export", "Save SVG, PNG, CSV and a page of Markdown", "live"),
@@ -127,17 +128,21 @@ KEYS: tuple[Key, ...] = (
 )
 
 
-def bindings(place: str) -> list[BindingType]:
-    """The bindings of one place, for a screen's `BINDINGS`."""
+CHART_ACTIONS = frozenset({"cursor", "pan", "zoom", "reset_view", "smooth", "x_mode", "log_y"})
+"""The actions of a run's screen that every screen with charts has."""
+
+
+def bindings(place: str, actions: Container[str] | None = None) -> list[BindingType]:
+    """The bindings of one place, for a screen's `BINDINGS`; with `actions`, of those alone."""
     return [
         Binding(key.keys, key.action, key.footer, show=key.shown, tooltip=key.sentence, key_display=_display(key))
         for key in KEYS
-        if key.place == place
+        if key.place == place and (actions is None or key.action.partition("(")[0] in actions)
     ]
 
 
 def _display(key: Key) -> str:
-    return "1-6" if key.caps == "1 … 6" else key.label().split(" ")[0]
+    return "1-7" if key.caps == "1 … 7" else key.label().split(" ")[0]
 
 
 def groups(places: Iterable[str] = tuple(PLACES)) -> list[tuple[str, list[Key]]]:

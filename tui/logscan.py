@@ -262,6 +262,29 @@ class StepSearch:
         return number
 
 
+def step_near(index: LogIndex, line: int, max_steps: int | None, *, reach: int = 400) -> int | None:
+    """The step that a line stands for, None where no training bar is within `reach` lines before it.
+
+    The opposite of `StepSearch`: a bar's own line has its last frame; the line of a dict has the frame that is drawn
+    after it; any other line belongs to the last frame before it.
+    """
+
+    def steps(number: int) -> list[int]:
+        if not 0 <= number < index.line_count:
+            return []
+        return [n for _, n, total in _frames(index.raw(number)) if total == max_steps or max_steps is None]
+
+    here = steps(line)
+    if not here and 0 <= line < index.line_count and _DICT.search(index.raw(line)):
+        # loggers of other people may write between the dict and the bar
+        here = next((found[:1] for number in range(line + 1, line + 4) if (found := steps(number))), [])
+    for number in range(line - 1, max(line - reach, 0) - 1, -1):
+        if here:
+            break
+        here = steps(number)
+    return here[-1] if here else None
+
+
 def _frames(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Start, n and total of every frame of a bar that is not nested in another one."""
     at = data.find(b" [")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.text import Text
 
@@ -17,8 +17,7 @@ MARKS = ("a", "b", "c", "d", "e")
 """Roles of the marked runs, in the order of marking; their colours stay as long as the marks."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunRow:
+class RunRow(NamedTuple):
     """One run of the list."""
 
     target: str
@@ -28,6 +27,22 @@ class RunRow:
     noted: float = 0.0
     """Seconds since the epoch when it was last noted."""
     snapshot: RunSnapshot | None = None
+    rented_gpu: str = ""
+    """The GPU of its box as the provider names it; empty for a run on no rented box."""
+
+    @property
+    def gpu(self) -> str:
+        """Its GPUs with their use, as measured; else the name of the rented one."""
+        from tui.widgets.box_text import gpu_cell
+
+        measured = gpu_cell(self.snapshot.health, running=self.state == "running") if self.snapshot else ""
+        return measured or self.rented_gpu
+
+    @property
+    def gpu_name(self) -> str:
+        """Every name of its GPUs, for filters."""
+        measured = (gpu.get("name", "") for gpu in self.snapshot.health.get("gpus") or ()) if self.snapshot else ()
+        return " ".join(dict.fromkeys(name for name in (*measured, self.rented_gpu) if name))
 
     @property
     def state(self) -> str:
@@ -54,6 +69,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("best", "best"),
     ("curve", "curve"),
     ("speed", "s/step"),
+    ("gpu", "GPU"),
     ("price", "$/h"),
     ("spent", "$ so far"),
     ("age", "age"),
@@ -97,10 +113,16 @@ def cells(row: RunRow, colours: Mapping[str, str], mark: str | None, now: float)
         Text(words.loss(row.best_eval), justify="right"),
         Text(spark(evals), style=colours.get("tw-line") or colours.get("primary", "")),
         Text("" if snapshot is None or snapshot.step_s is None else words.per_step(snapshot.step_s).split("/")[0]),
+        Text(row.gpu, no_wrap=True),
         Text("" if snapshot is None or not snapshot.dph else f"{snapshot.dph:.3f}", justify="right"),
         Text("" if snapshot is None or not snapshot.dph else words.usd(snapshot.usd_spent), justify="right"),
-        Text(words.age(max(now - row.noted, 0.0)) if row.noted else "", justify="right", style="dim"),
+        age_cell(row, now),
     ]
+
+
+def age_cell(row: RunRow, now: float) -> Text:
+    """How long ago it was last noted. `now` is seconds since the epoch."""
+    return Text(words.age(max(now - row.noted, 0.0)) if row.noted else "", justify="right", style="dim")
 
 
 def sort_key(column: str) -> Callable[[RunRow], tuple[bool, float | str]]:
@@ -117,6 +139,7 @@ def sort_key(column: str) -> Callable[[RunRow], tuple[bool, float | str]]:
         "eval": lambda r: number(r.last_eval),
         "best": lambda r: number(r.best_eval),
         "speed": lambda r: number(r.snapshot.step_s if r.snapshot else None),
+        "gpu": lambda r: (not r.gpu_name, r.gpu_name),
         "price": lambda r: number(r.snapshot.dph if r.snapshot else None, -1.0),
         "spent": lambda r: number(r.snapshot.usd_spent if r.snapshot else None, -1.0),
         "age": lambda r: number(r.noted or None, -1.0),

@@ -1,20 +1,21 @@
-"""Up to five runs over each other, by step, by time, or by logarithm of the step."""
+"""Up to five runs over each other, by step, time, logarithm of the step, or tokens; one cursor reads them all."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from tui import words
 from tui.axes import ChartSpec, Role, Series
-from tui.curves import GUTTER, CurveCache, View
-from tui.run_rows import MARKS
+from tui.curves import GUTTER, X_WORDS, CurveCache, counts_tokens, reading, x_words
+from tui.keys import CHART_ACTIONS, bindings
+from tui.screens.chart_keys import ChartKeys
 from tui.snapshot import RunSnapshot
 from tui.widgets.billing import Head
 from tui.widgets.chart_pane import ChartPane
@@ -23,24 +24,23 @@ if TYPE_CHECKING:
     from tui.app import TunewatchApp
 
 
-class CompareScreen(Screen[None]):
+class CompareScreen(ChartKeys):
     """Two charts: eval_loss and smoothed training loss of the chosen runs."""
 
     CSS_PATH = "runs.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "app.back", "Back"),
-        Binding("x", "x_mode", "x axis"),
-        Binding("y", "log_y", "log y"),
-        Binding("right_square_bracket", "smooth(1)", "Smoother", key_display="]"),
-        Binding("left_square_bracket", "smooth(-1)", "Rougher", key_display="["),
+        *bindings("live", CHART_ACTIONS),
+        Binding("q", "app.back", "Back"),
     ]
     place = "compare"
+    chosen = "eval"
 
-    def __init__(self, snapshots: list[RunSnapshot]) -> None:
+    def __init__(self, snapshots: Mapping[str, RunSnapshot]) -> None:
+        """`snapshots` by the mark of each run, which is the role of its colour."""
         super().__init__()
-        self.snapshots = {s.target: s for s in snapshots}
-        self.caches = {s.target: CurveCache() for s in snapshots}
-        self.view = View()
+        self.marks = {snapshot.target: mark for mark, snapshot in snapshots.items()}
+        self.snapshots = {s.target: s for s in snapshots.values()}
+        self.caches = {target: CurveCache() for target in self.snapshots}
 
     def compose(self) -> ComposeResult:
         """Head, legend, two charts."""
@@ -52,53 +52,74 @@ class CompareScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Draw once; snapshots redraw."""
-        self._draw()
+        cast("TunewatchApp", self.app).theme_changed_signal.subscribe(self, lambda _: self.redraw())
+        self.query_one("#eval").focus()
+        self.redraw()
+
+    def on_resize(self) -> None:
+        """The legend is as wide as the screen."""
+        self.call_after_refresh(self.redraw)
 
     def take(self, snapshot: RunSnapshot) -> None:
         """A compared run was read again."""
         if snapshot.target in self.snapshots and self.is_running:
             self.snapshots[snapshot.target] = snapshot
-            self._draw()
+            self.redraw()
 
-    def _draw(self) -> None:
-        app = cast("TunewatchApp", self.app)
-        legend = Text()
+    def counts_tokens(self) -> bool:
+        """Whether one of the runs tells how many tokens it has seen."""
+        return any(counts_tokens(snapshot.history) for snapshot in self.snapshots.values())
+
+    def redraw(self) -> None:
+        """Draw both charts and the legend."""
+        app, view = cast("TunewatchApp", self.app), self.view
         curves: dict[str, list[Series]] = {"eval": [], "loss": []}
-        for mark, (target, snapshot) in zip(MARKS, self.snapshots.items(), strict=False):
-            role = cast("Role", mark)
+        for target, snapshot in self.snapshots.items():
+            role = cast("Role", self.marks[target])
             history, cache = snapshot.history, self.caches[target]
-            curves["eval"].append(replace(cache.curve(history, "eval", self.view.x_mode), role=role))
-            smoothed = cache.smoothed(history, "loss", self.view.x_mode, self.view.weight)
+            curves["eval"].append(replace(cache.curve(history, "eval", view.x_mode), role=role))
+            smoothed = cache.smoothed(history, "loss", view.x_mode, view.weight)
             curves["loss"].append(replace(smoothed, role=role))
-            state = snapshot.ruling.state
-            legend.append("━━ ", app.palette.roles[role])
-            legend.append(
-                f"{snapshot.name:<36} {snapshot.state:<10} best {words.loss(state.best)} @{state.best_step}\n"
-            )
-        self.query_one("#legend", Static).update(legend)
-        for name, title in (("eval", "eval_loss"), ("loss", f"train loss, smoothed {self.view.weight:g}")):
+        self.query_one("#legend", Static).update(self._legend(curves))
+        for name, title in (("eval", "eval_loss"), ("loss", f"train loss, smoothed {view.weight:g}")):
             pane = self.query_one(f"#{name}", ChartPane)
             pane.palette = app.palette
-            pane.border_title = title
+            pane.border_title = title + (" · log y" if name in view.log_y else "")
+            pane.border_subtitle = "" if view.x_mode == "step" else X_WORDS[view.x_mode]
             pane.spec = ChartSpec(
                 tuple(curves[name]),
-                log_x=self.view.x_mode == "log",
-                log_y=bool(self.view.log_y),
-                x_time=self.view.x_mode == "time",
+                x_range=view.window,
+                log_x=view.x_mode == "log",
+                log_y=name in view.log_y,
+                x_time=view.x_mode == "time",
+                cursor=view.cursor,
                 gutter=GUTTER,
             )
 
-    def action_x_mode(self) -> None:
-        """X as step, time, logarithm."""
-        self.view = self.view.next_x_mode()
-        self._draw()
+    def _legend(self, curves: Mapping[str, list[Series]]) -> Text:
+        """A line for each run: its best eval, and the values under the cursor."""
+        app, view = cast("TunewatchApp", self.app), self.view
+        wide = max((len(s.name) for s in self.snapshots.values()), default=0)
+        room = max(min(wide, self.size.width - 50), 12)
+        out = Text(no_wrap=True, overflow="ellipsis")
+        for number, snapshot in enumerate(self.snapshots.values()):
+            out.append("\n" if number else "")
+            out.append("━━ ", app.palette.roles[cast("Role", self.marks[snapshot.target])])
+            out.append(f"{words.shorten(snapshot.name, room):<{room}} ")
+            if view.x_mode == "tokens" and not counts_tokens(snapshot.history):
+                out.append("tells no tokens: left out", "dim")
+            elif view.cursor is None:
+                best = snapshot.ruling.state
+                out.append(f"{snapshot.state:<10} ", "dim").append(f"best {words.loss(best.best)} @{best.best_step}")
+            else:
+                out.append(self._at_cursor(curves, number, view.cursor))
+        return out
 
-    def action_log_y(self) -> None:
-        """Logarithmic y axes."""
-        self.view = replace(self.view, log_y=self.view.log_y ^ {"all"})
-        self._draw()
-
-    def action_smooth(self, by: int) -> None:
-        """More or less smoothing."""
-        self.view = self.view.smoother(by)
-        self._draw()
+    def _at_cursor(self, curves: Mapping[str, list[Series]], number: int, x: float) -> str:
+        """The evaluation and the smoothed loss of one run nearest to the cursor."""
+        said = []
+        for name, word in (("eval", "eval"), ("loss", "loss")):
+            point = reading(curves[name][number], x)
+            if point is not None:
+                said.append(f"{word} {words.loss(point[1])} at {x_words(point[0], self.view.x_mode)}")
+        return "   ".join(said) or "nothing there"

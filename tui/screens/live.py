@@ -6,12 +6,13 @@ and the newest snapshot together make the charts; every key and every mouse gest
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
-from textual import events, on
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
@@ -20,6 +21,7 @@ from textual.widgets import Static
 
 from tui import words
 from tui.keys import bindings
+from tui.screens.chart_keys import ChartKeys
 from tui.screens.live_actions import LiveActions
 from tui.widgets.chart_pane import ChartPane
 from tui.widgets.key_line import KeyLine
@@ -27,8 +29,8 @@ from tui.widgets.panes import PaneTabs, TextPane, stage_line, tail_text
 from tui.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
-    from tui.axes import Geometry, Role
-    from tui.curves import CurveCache, PaneName, View
+    from tui.axes import Role
+    from tui.curves import CurveCache, PaneName
     from tui.snapshot import RunSnapshot
 
 # what draws and words a run is imported when there is one to show: the first frame does not wait for it
@@ -41,13 +43,16 @@ TITLES = (
     ("stop", "auto-stop"),
     ("quotes", "quotes"),
     ("tail", "log"),
+    ("box", "box"),
 )
+RIGHT = ("stop", "quotes", "box")
+"""The panes of the right column."""
 ROOM = (100, 30)
 """Columns and rows from which on all panes stand side by side."""
 LEAST = (40, 10)
 
 
-class LiveScreen(LiveActions):
+class LiveScreen(LiveActions, ChartKeys):
     """A run, live."""
 
     CSS_PATH = "live.tcss"
@@ -57,13 +62,6 @@ class LiveScreen(LiveActions):
         super().__init__(target)
         self.chosen = "loss"
         self._solo = False
-
-    @cached_property
-    def view(self) -> View:
-        """What the person chose to see."""
-        from tui.curves import View
-
-        return View()
 
     @cached_property
     def cache(self) -> CurveCache:
@@ -88,6 +86,7 @@ class LiveScreen(LiveActions):
             with Vertical(id="right", classes="-empty"):
                 yield TextPane("auto-stop", id="stop")
                 yield TextPane("finish and bill", id="quotes")
+                yield TextPane("box", id="box", classes="-cut")
         yield KeyLine(id="keys")
 
     def on_mount(self) -> None:
@@ -155,6 +154,8 @@ class LiveScreen(LiveActions):
     def _captions(self, name: PaneName) -> tuple[Text, Text]:
         """Title with a swatch, and the value at the cursor or the newest one."""
         assert self.snapshot is not None  # noqa: S101 - only called with one
+        from tui.curves import X_WORDS
+
         history, palette = self.snapshot.history, self.control.palette
         curve = self.cache.curve(history, name, self.view.x_mode)
         role: Role = "second" if name == "speed" else "line"
@@ -166,7 +167,7 @@ class LiveScreen(LiveActions):
         if name in self.view.log_y:
             notes.append("log y")
         if self.view.x_mode != "step":
-            notes.append("over time" if self.view.x_mode == "time" else "log x")
+            notes.append(X_WORDS[self.view.x_mode])
         if notes:
             head.append(f"  {' · '.join(notes)}", palette.text)
         if self.view.cursor is not None:
@@ -174,14 +175,14 @@ class LiveScreen(LiveActions):
         return head, Text(self._newest(name, curve.ys))
 
     def _at_cursor(self, name: PaneName, x: float) -> str:
-        from tui.curves import reading
+        from tui.curves import reading, x_words
 
         assert self.snapshot is not None  # noqa: S101 - only called with one
         history, mode = self.snapshot.history, self.view.x_mode
         point = reading(self.cache.curve(history, name, mode), x)
         if point is None:
             return ""
-        where = words.duration(point[0]) if mode == "time" else f"step {point[0]:.0f}"
+        where = x_words(point[0], mode)
         said = words.per_step(point[1]) if name == "speed" else words.loss(point[1])
         if name == "loss" and self.view.weight:
             smoothed = reading(self.cache.smoothed(history, name, mode, self.view.weight), x)
@@ -223,9 +224,26 @@ class LiveScreen(LiveActions):
             pane = self.query_one(f"#{pane_id}", TextPane)
             if pane.display and pane.content_size.width:
                 pane.show(make(snapshot, colours, pane.content_size.width - 1))
+        self._box(snapshot)
         tail = self.query_one("#tail", TextPane)
         if tail.display:
             tail.show_end(tail_text(snapshot.tail[-max(tail.content_size.height, 1) :], colours))
+
+    def _box(self, snapshot: RunSnapshot) -> None:
+        """The box beside verdict and money, where it is measured at all; alone it says why it is not."""
+        from tui.widgets.box_text import box_text, measured_words, pane_text
+
+        pane = self.query_one("#box", TextPane)
+        health, colours, now = snapshot.health, self.control.theme_variables, time.monotonic()
+        self.set_class(bool(health), "-measured")
+        pane.border_subtitle = measured_words(health, now) if health else ""
+        if not pane.content_size.width:
+            return
+        if self.has_class("-solo"):
+            pane.show(box_text(health, colours, now))
+        else:
+            running = snapshot.state == "running"
+            pane.show(pane_text(health, colours, now, pane.content_size.width, running=running))
 
     def _banner(self, snapshot: RunSnapshot) -> str:
         """What the person should know before anything else: a fault of the link, a crash, a warning."""
@@ -267,8 +285,8 @@ class LiveScreen(LiveActions):
         self.set_class(alone, "-solo")
         for name, _ in TITLES:
             self.query_one(f"#{name}").set_class(name == self.chosen, "-chosen")
-        self.query_one("#left").set_class(self.chosen in ("stop", "quotes"), "-empty")
-        self.query_one("#right").set_class(self.chosen not in ("stop", "quotes"), "-empty")
+        self.query_one("#left").set_class(self.chosen in RIGHT, "-empty")
+        self.query_one("#right").set_class(self.chosen not in RIGHT, "-empty")
         self.query_one(PaneTabs).show_tabs(TITLES, self.chosen)
 
     def action_pane(self, name: str) -> None:
@@ -278,111 +296,39 @@ class LiveScreen(LiveActions):
         self.query_one(f"#{name}").focus()
         self.call_after_refresh(self._texts)
 
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The pane that has the focus, by key, Tab or mouse, is the chosen one."""
+        if event.widget.id in dict(TITLES) and event.widget.id != self.chosen:
+            self.chosen = event.widget.id
+            self._arrange()
+
     def action_solo(self) -> None:
         """One pane alone, or all of them."""
-        focused = self.focused
-        if focused is not None and focused.id in dict(TITLES):
-            self.chosen = focused.id
         self._solo = not self._solo
         self._arrange()
         self.call_after_refresh(self._texts)
 
     # view ---------------------------------------------------------------------------------------------------------
 
-    def _look(self, view: View) -> None:
-        self.view = view
+    def redraw(self) -> None:
+        """Draw the charts as the person chose to see them."""
         self._redraw()
 
-    def _geometry(self) -> Geometry | None:
-        for pane in self.query(ChartPane):
-            geometry = pane.geometry() if pane.display and pane.size.width else None
-            if geometry is not None:
-                return geometry
-        return None
+    def counts_tokens(self) -> bool:
+        """Whether the run tells how many tokens it has seen."""
+        from tui.curves import counts_tokens
 
-    def action_cursor(self, by: int) -> None:
-        """Move the cursor by one column, on all charts."""
-        geometry = self._geometry()
-        if geometry is None:
-            return
-        at = geometry.columns - 1 if self.view.cursor is None else geometry.column_of(self.view.cursor)
-        column = min(max((at if at is not None else geometry.columns // 2) + by, 0), geometry.columns - 1)
-        self._look(replace(self.view, cursor=geometry.x_at(column)))
-
-    def action_zoom(self, direction: int) -> None:
-        """Zoom around the cursor, or around the newest step."""
-        geometry = self._geometry()
-        if geometry is not None:
-            self._zoom(geometry, direction, self.view.cursor if self.view.cursor is not None else geometry.x_hi)
-
-    def _zoom(self, geometry: Geometry, direction: int, around: float) -> None:
-        factor = 0.7 if direction > 0 else 1 / 0.7
-        around = min(max(around, geometry.x_lo), geometry.x_hi)
-        lo = around - (around - geometry.x_lo) * factor
-        hi = around + (geometry.x_hi - around) * factor
-        self._look(replace(self.view, window=self._within(lo, hi)))
-
-    def _within(self, lo: float, hi: float) -> tuple[float, float] | None:
-        """A window inside what there is to see; None when it is all of it."""
-        from tui.axes import layout
-
-        spec = self.query_one("#loss", ChartPane).spec
-        full = layout(replace(spec, x_range=None), 100, 10) if spec is not None else None
-        if full is None or (lo <= full.x_lo and hi >= full.x_hi):
-            return None
-        width = max(hi - lo, (full.x_hi - full.x_lo) * 1e-4)
-        lo = min(max(lo, full.x_lo), max(full.x_hi - width, full.x_lo))
-        return lo, min(lo + width, full.x_hi)
-
-    def action_pan(self, by: int) -> None:
-        """Move the window by a quarter of its width."""
-        self._pan(by * 0.25)
-
-    def _pan(self, share: float) -> None:
-        geometry = self._geometry()
-        if geometry is None or self.view.window is None:
-            return
-        width = geometry.x_hi - geometry.x_lo
-        window = self._within(geometry.x_lo + share * width, geometry.x_hi + share * width)
-        self._look(replace(self.view, window=window))
-
-    def action_reset_view(self) -> None:
-        """All steps, no cursor."""
-        self._look(replace(self.view, window=None, cursor=None))
-
-    def action_smooth(self, by: int) -> None:
-        """More or less smoothing."""
-        self._look(self.view.smoother(by))
-
-    def action_x_mode(self) -> None:
-        """X as step, time, logarithm."""
-        self._look(self.view.next_x_mode())
-
-    def action_log_y(self) -> None:
-        """Logarithmic y of the focused chart, else of the chosen one."""
-        focused = self.focused
-        name = focused.id if isinstance(focused, ChartPane) and focused.id else self.chosen
-        self._look(replace(self.view, log_y=self.view.log_y ^ {name}))
+        return self.snapshot is not None and counts_tokens(self.snapshot.history)
 
     def cursor_to(self, step: int | None) -> None:
         """Put the cursor of all charts on a step."""
         if step is None or self.snapshot is None:
             return
-        from tui.curves import seconds_at
+        x = self.cache.x_of(self.snapshot.history, float(step), self.view.x_mode)
+        self.look(replace(self.view, cursor=x))
 
-        clock = self.cache.clock(self.snapshot.history) if self.view.x_mode == "time" else None
-        self._look(replace(self.view, cursor=float(step) if clock is None else seconds_at(clock, step)))
-
-    @on(ChartPane.Pointed)
-    def _pointed(self, event: ChartPane.Pointed) -> None:
-        self._look(replace(self.view, cursor=event.x))
-
-    @on(ChartPane.Zoomed)
-    def _zoomed(self, event: ChartPane.Zoomed) -> None:
-        geometry = self._geometry()
-        if geometry is not None:
-            self._zoom(geometry, event.direction, event.x)
-
-    @on(ChartPane.Dragged)
-    def _dragged(self, event: ChartPane.Dragged) -> None:
-        self._pan(event.share)
+    def step_at_cursor(self) -> int | None:
+        """The step that the cursor of the charts stands on; None without a cursor."""
+        if self.view.cursor is None or self.snapshot is None:
+            return None
+        return self.cache.step_of(self.snapshot.history, self.view.cursor, self.view.x_mode)

@@ -9,11 +9,10 @@ from textual import work
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
-from tui.snapshot import RunSnapshot
-
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
     from tui.deeds import Deed
+    from tui.snapshot import RunSnapshot
 
 
 class LiveActions(Screen[None]):
@@ -34,15 +33,20 @@ class LiveActions(Screen[None]):
         def cursor_to(self, step: int | None) -> None:
             """Put the cursor of all charts on a step; `LiveScreen` does it."""
 
+        def step_at_cursor(self) -> int | None:
+            """The step under that cursor; `LiveScreen` knows it."""
+
     def action_logs(self) -> None:
-        """The whole log; a chosen evaluation moves the cursor of the charts."""
+        """The whole log, at the step under the cursor of the charts; their cursor goes to the line that is left."""
         from tui.screens.logs import LogsScreen
 
         snapshot = self.snapshot
         if snapshot is None:
             return
         path = Path(snapshot.log_path) if snapshot.log_path else None
-        screen = LogsScreen(path, target=self.target, name=snapshot.name, history=snapshot.history)
+        screen = LogsScreen(
+            path, target=self.target, name=snapshot.name, history=snapshot.history, step=self.step_at_cursor()
+        )
         self.app.push_screen(screen, self.cursor_to)
 
     def action_what_if(self) -> None:

@@ -27,7 +27,7 @@ from runner.history import RunHistory
 from tui import log_words, words
 from tui.keys import bindings
 from tui.logindex import Change, LogIndex
-from tui.logscan import Filter, Search, StepSearch
+from tui.logscan import Filter, Search, StepSearch, eval_of_line, step_near
 from tui.logtext import Pattern, compile_pattern
 from tui.logwork import LogWork, Report, save_lines
 from tui.widgets.billing import Head
@@ -339,7 +339,18 @@ class LogsScreen(Screen[int | None]):
             self.bars = True
             self._rebuild()
         else:
-            self.dismiss(None)
+            self.dismiss(self._step_here())
+
+    def _step_here(self) -> int | None:
+        """The step of the line that is looked at, for the cursor of the charts; None while the end is followed."""
+        if self.view.follow or not self.target or not self.index.numbered:
+            return None
+        loss = eval_of_line(self.view.text_of(self.view.cursor))
+        if loss is not None:
+            step = log_words.step_of_eval(self.history, loss, self.evals.row_at_or_after(self.view.cursor))
+            if step is not None:
+                return step
+        return step_near(self.index, self.view.cursor, self.history.max_steps)
 
     def action_search(self) -> None:
         """Ask for a regular expression."""

@@ -18,7 +18,7 @@ from runner.errors import TunewatchError
 from tui import stop_words
 from tui.curves import CurveCache, View, charts
 from tui.keys import bindings
-from tui.run_rows import COLUMNS, MARKS, RunRow, cells, sort_key
+from tui.run_rows import COLUMNS, MARKS, RunRow, age_cell, cells, sort_key
 from tui.session import WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.widgets.billing import Head
@@ -27,9 +27,12 @@ from tui.widgets.panes import TextPane
 
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
+    from tui.rental_view import RentalSnapshot
 
 WATCHED = 40
 """Local runs, the newest, that are read for the list; the others are read when they are opened."""
+AGAIN_S = 5.0
+"""Seconds between two looks at what runs there are."""
 WELCOME = """\
 No run is known here yet.
 
@@ -49,10 +52,12 @@ class RunsScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[str, RunRow] = {}
-        self.marked: list[str] = []
+        self.marked: dict[str, str] = {}
+        """Role of the colour of each marked run: it keeps its colour whatever else is marked."""
         self.order = "age"
         self.accepts: Callable[[RunRow], bool] = lambda row: True
         self._cache = CurveCache()
+        self._filled = False
 
     @property
     def control(self) -> TunewatchApp:
@@ -79,7 +84,9 @@ class RunsScreen(Screen[None]):
         self.query_one(ChartPane).can_focus = False
         self.query_one(DataTable).focus()
         self.control.theme_changed_signal.subscribe(self, lambda _: self._fill())
+        self.control.rental_changed.subscribe(self, self._rented)
         self._load()
+        self.set_interval(AGAIN_S, self._look_again)
 
     def on_resize(self, event: events.Resize) -> None:
         """The preview needs room."""
@@ -91,10 +98,25 @@ class RunsScreen(Screen[None]):
         """Read the registry and the run directories, beside the screen's own thread."""
         self.app.call_from_thread(self._loaded, self.control.session.known())
 
+    def _look_again(self) -> None:
+        """Runs that began or went since; the others are only older."""
+        if not self.is_current:
+            return
+        self._load()
+        table, now = self.query_one(DataTable), time.time()
+        for target, row in self.rows.items():
+            if target in table.rows and table.get_cell(target, "age") != (age := age_cell(row, now)):
+                table.update_cell(target, "age", age)
+
     def _loaded(self, rows: list[RunRow]) -> None:
+        before = set(self.rows)
+        gone = before - {row.target for row in rows} - set(self.control.snapshots) - set(self.marked)
+        for target in gone:
+            del self.rows[target]
         watched = 0
         for row in rows:
-            self.rows[row.target] = row
+            known = self.rows.get(row.target, row)
+            self.rows[row.target] = row._replace(snapshot=known.snapshot, rented_gpu=known.rented_gpu)
             if watched < WATCHED and ":" not in row.target:
                 watched += 1
                 try:
@@ -103,7 +125,21 @@ class RunsScreen(Screen[None]):
                     self.notify(str(error), severity="warning")
         for snapshot in self.control.snapshots.values():
             self._keep(snapshot)
-        self._fill()
+        if self.control.rental is not None:
+            self._rented(self.control.rental)
+        if set(self.rows) != before or not self._filled:
+            self._fill()
+
+    def _rented(self, rental: RentalSnapshot) -> None:
+        """The provider's name of the GPU of each rented box; its own measurement says more once it comes."""
+        gpus = {box.instance: box.gpu for box in rental.boxes}
+        table = self.query_one(DataTable)
+        for target, row in self.rows.items():
+            gpu = gpus.get(row.instance_id, "") if row.instance_id is not None else ""
+            if gpu and gpu != row.rented_gpu:
+                self.rows[target] = row._replace(rented_gpu=gpu)
+                if target in table.rows:
+                    table.update_cell(target, "gpu", Text(self.rows[target].gpu), update_width=True)
 
     def take(self, snapshot: RunSnapshot) -> None:
         """A run was read."""
@@ -126,16 +162,14 @@ class RunsScreen(Screen[None]):
             self._preview()
 
     def _keep(self, snapshot: RunSnapshot) -> None:
-        from dataclasses import replace
-
         known = self.rows.get(snapshot.target) or RunRow(snapshot.target, snapshot.name, noted=time.time())
-        self.rows[snapshot.target] = replace(known, snapshot=snapshot)
+        self.rows[snapshot.target] = known._replace(snapshot=snapshot)
 
     def _cells(self, row: RunRow) -> list[Text]:
-        mark = MARKS[self.marked.index(row.target)] if row.target in self.marked else None
-        return cells(row, self.control.theme_variables, mark, time.time())
+        return cells(row, self.control.theme_variables, self.marked.get(row.target), time.time())
 
     def _fill(self) -> None:
+        self._filled = True
         table = self.query_one(DataTable)
         here = self._at_cursor()
         shown = sorted((r for r in self.rows.values() if self.accepts(r)), key=sort_key(self.order))
@@ -196,9 +230,9 @@ class RunsScreen(Screen[None]):
         if target is None:
             return
         if target in self.marked:
-            self.marked.remove(target)
+            del self.marked[target]
         elif len(self.marked) < len(MARKS):
-            self.marked.append(target)
+            self.marked[target] = next(mark for mark in MARKS if mark not in self.marked.values())
         else:
             self.notify(f"{len(MARKS)} runs are marked; take a mark away first.", severity="warning")
             return
@@ -208,8 +242,8 @@ class RunsScreen(Screen[None]):
         """The curves of the marked runs over each other."""
         from tui.screens.compare import CompareScreen
 
-        chosen = [self.rows[t].snapshot for t in self.marked]
-        known = [s for s in chosen if s is not None]
+        chosen = {mark: self.rows[target].snapshot for target, mark in self.marked.items()}
+        known = {mark: snapshot for mark, snapshot in chosen.items() if snapshot is not None}
         if len(known) < 2:
             self.notify("Mark two to five runs with Space, then compare them.", severity="warning")
             return
@@ -257,6 +291,6 @@ def fields(row: RunRow) -> dict[str, object]:
         "best": row.best_eval,
         "dph": snapshot.dph if snapshot else None,
         "usd": snapshot.usd_spent if snapshot else None,
-        "gpu": str(snapshot.health.get("gpu", "")) if snapshot else "",
+        "gpu": row.gpu_name,
         "instance": row.instance_id,
     }
