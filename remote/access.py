@@ -18,7 +18,7 @@ from typing import TypeVar
 from remote.connect import open_transport
 from remote.desk import Desk, Note
 from remote.journal import Journal
-from remote.provider import Instance, SshPair, find, is_own
+from remote.provider import Instance, SshPair, find, is_own, upper
 from remote.ssh_config import Login
 from remote.target import parse_host
 from remote.transport import (
@@ -100,7 +100,7 @@ def reach(instance: Instance, open_pair: Opener, *, prefer: str = "") -> tuple[T
     """A transport that answers, by the first pair that does; raises the last error when none does."""
     pairs = sorted(instance.ssh, key=lambda pair: pair.kind != prefer) if prefer else list(instance.ssh)
     if not pairs:
-        raise UnreachableError(f"{instance.called.capitalize()} has no SSH address yet.")
+        raise UnreachableError(f"{upper(instance.called)} has no SSH address yet.")
     last: UnreachableError | RefusedError | None = None
     for pair in pairs:
         transport = open_pair(instance, pair)
@@ -112,7 +112,7 @@ def reach(instance: Instance, open_pair: Opener, *, prefer: str = "") -> tuple[T
             continue
         return transport, pair
     if last is None:
-        raise UnreachableError(f"{instance.called.capitalize()} cannot be reached.")
+        raise UnreachableError(f"{upper(instance.called)} cannot be reached.")
     raise last
 
 

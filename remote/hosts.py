@@ -36,10 +36,11 @@ from remote.provider import (
     PriceIncrease,
     SshPair,
     Wanted,
+    upper,
 )
 from remote.target import parse_host
 from runner.atomic import write_atomic
-from runner.errors import UsageError
+from runner.errors import NotFoundError, RefusedError, UsageError
 
 FILE = "hosts.toml"
 STATE = "hosts.json"
@@ -83,7 +84,7 @@ class HostsProvider:
         name = next((name for name in self._hosts if host_id(name) == offer_id), None)
         if name is None or str(offer_id) in self._leases() or spot:
             why = "is not free" if name is not None else "does not stand in hosts.toml"
-            raise OfferGoneError(f"{self.called(offer_id).capitalize()} {why}.", hint="See: tunewatch offers.")
+            raise OfferGoneError(f"{upper(self.called(offer_id))} {why}.", hint="See: tunewatch offers.")
         return self._offer(name, disk_gb)
 
     def account(self) -> Account:
@@ -107,7 +108,7 @@ class HostsProvider:
         """Give it back."""
         with self._locked() as leases:
             if leases.pop(str(instance_id), None) is None:
-                raise NoSuchInstanceError(f"{self.called(instance_id).capitalize()} is not in use.")
+                raise NoSuchInstanceError(f"{upper(self.called(instance_id))} is not in use.")
 
     def stop(self, instance_id: int) -> None:
         """Count no more hours, keep it."""
@@ -124,7 +125,7 @@ class HostsProvider:
     def attach_key(self, instance_id: int, public_key: str) -> None:
         """Nothing to do: a host of one's own lets its owner in."""
         if str(instance_id) not in self._leases():
-            raise NoSuchInstanceError(f"{self.called(instance_id).capitalize()} is not in use.")
+            raise NoSuchInstanceError(f"{upper(self.called(instance_id))} is not in use.")
 
     def logs(self, instance_id: int, tail: int = 100) -> str:
         """A host has no container log."""
@@ -137,6 +138,14 @@ class HostsProvider:
     def price_increases(self) -> list[PriceIncrease]:
         """Prices change when hosts.toml does."""
         return []
+
+    def answer_increase(self, increase_id: int, *, accept: bool) -> None:
+        """Nobody asks for more."""
+        raise NotFoundError("No price increase is asked for.")
+
+    def bid(self, instance_id: int, usd_per_h: float) -> None:
+        """Nobody else bids."""
+        raise RefusedError(f"{self.called(instance_id)} is a machine of your own: nobody bids for it.")
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -193,7 +202,7 @@ class HostsProvider:
     def _change(self, instance_id: int, **fields: Any) -> None:
         with self._locked() as leases:
             if str(instance_id) not in leases:
-                raise NoSuchInstanceError(f"{self.called(instance_id).capitalize()} is not in use.")
+                raise NoSuchInstanceError(f"{upper(self.called(instance_id))} is not in use.")
             leases[str(instance_id)].update(fields)
 
     def _locked(self) -> _Edit:

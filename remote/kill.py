@@ -23,7 +23,7 @@ from remote.hosts import PREFIX, host_id
 from remote.journal import Deed, Journal
 from remote.labels import read_label
 from remote.lock import HeldError
-from remote.provider import Instance, find, is_own
+from remote.provider import Instance, find, is_own, upper
 from remote.stop import stop_run
 from remote.transport import Transport
 from runner.errors import NotFoundError, RefusedError, TunewatchError, UnreachableError
@@ -87,7 +87,7 @@ def kill(
         if row is None:
             raise NotFoundError(f"There is no {desk.called(victim.instance_id)}.", hint="See: tunewatch instances.")
         raise RefusedError(
-            f"{desk.called(victim.instance_id).capitalize()} was not rented by tunewatch.",
+            f"{upper(desk.called(victim.instance_id))} was not rented by tunewatch.",
             hint=f"Take it under watch first: tunewatch adopt {victim.instance_id}.",
         )
     if box is None and row is not None:
@@ -148,7 +148,7 @@ def _end_on_host(
     deed.intent("stop", instance=row.id)
     try:
         if open_pair is None:
-            raise UnreachableError(f"{row.called.capitalize()} was not asked.")
+            raise UnreachableError(f"{upper(row.called)} was not asked.")
         with desk.step("reach the host"):
             host, _ = reach(row, open_pair)
         with closing(host):

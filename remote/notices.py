@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from remote.journal import BoxRecord
-from remote.provider import Account, Instance, PriceIncrease
+from remote.provider import Account, Instance, PriceIncrease, upper
 
 Kind = Literal["outbid", "ended", "ending", "offline", "credit", "price", "unknown", "frozen", "stopped"]
 ENDING_H = 24.0
@@ -57,22 +57,14 @@ def notices(
                     "Let the run end before, or move it: tunewatch migrate.",
                 )
             )  # fmt: skip
-    found.extend(
-        Notice(
-            "price", increase.instance_id,
-            f"The host of instance {increase.instance_id} asks for ${increase.new_usd_per_h:.4f}/h instead of "
-            f"${increase.old_usd_per_h:.4f}/h from the end of the contract on.",
-            "Accept or reject it in the provider's console; without an answer the contract ends as agreed.",
-        )
-        for increase in increases
-    )  # fmt: skip
+    found.extend(_of_increase(increase, now) for increase in increases)
     if account is not None and account.credit_usd is not None and burn > 0 and account.credit_usd < burn * CREDIT_H:
         found.append(
             Notice(
                 "credit", None,
                 f"${account.credit_usd:.2f} of credit last {max(0.0, account.credit_usd / burn):.1f} h at "
                 f"${burn:.4f}/h; at zero the provider stops every box.",
-                "Add credit, or stop a run.",
+                "Add credit in the provider's console, or end a run: tunewatch kill.",
             )
         )  # fmt: skip
     return found
@@ -88,7 +80,7 @@ def _of_row(row: Instance, box: BoxRecord | None, account: Account | None, now: 
     if row.status == "frozen":
         return Notice(
             "frozen", row.id, f"Instance {row.id} is frozen: its memory is kept and the GPU is billed.",
-            "Start or stop it in the provider's console.",
+            f"Start it: tunewatch instances {row.id} --start. Or end it: tunewatch kill {row.id}.",
         )  # fmt: skip
     if row.status == "unknown":
         return Notice(
@@ -105,16 +97,48 @@ def _of_row(row: Instance, box: BoxRecord | None, account: Account | None, now: 
         )  # fmt: skip
     if account is not None and account.credit_usd is not None and account.credit_usd <= 0:
         return Notice(
-            "credit", row.id, f"Instance {row.id} was stopped because the account is empty; {disk}.", "Add credit."
-        )
+            "credit", row.id, f"Instance {row.id} was stopped because the account is empty; {disk}.",
+            f"Add credit in the provider's console, then: tunewatch instances {row.id} --start.",
+        )  # fmt: skip
     asked = box is not None and box.state in ("stopped", "destroying")
     if row.spot and not asked:
         return Notice(
             "outbid", row.id,
             f"Instance {row.id} was outbid: its processes were killed, {disk}, and it comes back only if the bid wins.",
-            "Raise the bid, or go on elsewhere from the last whole checkpoint: tunewatch migrate.",
+            f"{_raise_bid(row)} Or go on elsewhere from the last whole checkpoint: tunewatch migrate.",
+        )  # fmt: skip
+    if row.own:
+        return Notice(
+            "stopped", row.id, f"{upper(row.called)} is in use and idle; nothing is counted for it.",
+            f"Give it back: tunewatch kill host:{row.own}.",
         )  # fmt: skip
     return Notice(
         "stopped", row.id, f"Instance {row.id} is stopped; {disk}.",
-        f"Start it in the provider's console, or end it: tunewatch kill {row.id}.",
+        f"Start it: tunewatch instances {row.id} --start. Or end it: tunewatch kill {row.id}.",
+    )  # fmt: skip
+
+
+def _raise_bid(row: Instance) -> str:
+    """The least bid that would bring a box back, and how it is given."""
+    if row.min_bid is None:
+        return f"Raise the bid: tunewatch instances {row.id} --bid USD."
+    # a hair above: the least bid itself may be somebody else's
+    return (
+        f"The least bid is ${row.min_bid:.4f}/h now, yours is ${row.dph_base:.4f}/h; raise it: "
+        f"tunewatch instances {row.id} --bid {row.min_bid * 1.02:.4f}."
+    )
+
+
+def _of_increase(increase: PriceIncrease, now: float) -> Notice:
+    box, more = increase.instance_id, increase.new_usd_per_h - increase.old_usd_per_h
+    share = f", {more / increase.old_usd_per_h:+.0%}" if increase.old_usd_per_h > 0 else ""
+    when = "from the end of the contract on"
+    if increase.contract_end is not None:
+        when = f"from the end of the contract in {max(0.0, increase.contract_end - now) / 3600:.1f} h on"
+    return Notice(
+        "price", box,
+        f"The host of instance {box} asks for ${increase.new_usd_per_h:.4f}/h instead of "
+        f"${increase.old_usd_per_h:.4f}/h ({more:+.4f} $/h{share}) {when}; until then nothing changes.",
+        f"Accept and keep the box longer: tunewatch instances {box} --accept-price. Decline: --reject-price. Without "
+        "an answer the contract ends as agreed: let the run end before, or move it: tunewatch migrate.",
     )  # fmt: skip

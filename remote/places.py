@@ -110,6 +110,14 @@ class Places:
         """Requests of hosts of the market."""
         return [increase for part in self._parts for increase in part.price_increases()]
 
+    def answer_increase(self, increase_id: int, *, accept: bool) -> None:
+        """Only the market's hosts ask."""
+        self._market().answer_increase(increase_id, accept=accept)
+
+    def bid(self, instance_id: int, usd_per_h: float) -> None:
+        """Only on the market."""
+        self.part(instance_id).bid(instance_id, usd_per_h)
+
 
 def open_places(home: Path, journal: Journal | None = None) -> Provider:
     """What a command works with: the market alone without a hosts.toml, both where there is one.

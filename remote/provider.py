@@ -188,6 +188,8 @@ class Instance:
     start_date: float | None = None
     """Seconds since the epoch, the provider's clock."""
     end_date: float | None = None
+    min_bid: float | None = None
+    """USD/h, GPU part: the least bid that holds an interruptible box at this moment."""
     cur_state: str = ""
     next_state: str = ""
     image: str = ""
@@ -257,8 +259,10 @@ class PriceIncrease:
     id: int
     instance_id: int
     old_usd_per_h: float
+    """GPU and disk, where the provider tells both."""
     new_usd_per_h: float
     contract_end: float | None
+    """Seconds since the epoch; the new price counts from then on, and not before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +357,14 @@ class Provider(Protocol):
         """Requests of hosts for more money."""
         ...
 
+    def answer_increase(self, increase_id: int, *, accept: bool) -> None:
+        """Answer exactly this request; raises NotFoundError when it does not stand any more."""
+        ...
+
+    def bid(self, instance_id: int, usd_per_h: float) -> None:
+        """Bid so much for the GPU part of an interruptible box."""
+        ...
+
 
 OWN_IDS = 1 << 40
 """Machines of one's own are numbered from here on: no number of the market comes near."""
@@ -361,6 +373,15 @@ OWN_IDS = 1 << 40
 def is_own(number: int) -> bool:
     """Whether the number of a box or an offer is that of a machine of one's own."""
     return number >= OWN_IDS
+
+
+def upper(text: str) -> str:
+    """A sentence that begins with what a box is called.
+
+    >>> upper("host Attic2")
+    'Host Attic2'
+    """
+    return text[:1].upper() + text[1:]
 
 
 def find(instances: Sequence[Instance], instance_id: int) -> Instance | None:

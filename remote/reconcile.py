@@ -28,7 +28,7 @@ from remote.labels import read_label
 from remote.launch import resume_launch, undo_launch
 from remote.lock import HeldError
 from remote.money import finish
-from remote.provider import Instance
+from remote.provider import Instance, upper
 from runner.errors import TunewatchError
 
 Choice = Literal["adopt", "destroy", "leave"]
@@ -98,6 +98,10 @@ def reconcile(
                 _settle_launch(desk, record, report, decide, open_pair, environment, rows)
             elif record.kind == "migrate":
                 _settle_move(desk, record, report, decide, open_pair, environment, rows)
+            else:
+                # a change of the contract, an adoption: whatever came of it stands in the listing
+                with desk.journal.resume(record.id) as deed:
+                    deed.close("cut")
         except HeldError:
             continue
         except TunewatchError as error:
@@ -138,7 +142,7 @@ def _settle_launch(
     found = Found(
         "unfinished", row.id if row is not None else None, record.run, rate,
         f"The launch of {record.run} was cut at '{record.data.get('step', 'begin')}'"
-        + (f"; instance {row.id} bills ${row.billing_usd_per_h:.4f}/h." if row is not None else "."),
+        + (f"; {row.called} bills ${row.billing_usd_per_h:.4f}/h." if row is not None else "."),
         record.id,
     )  # fmt: skip
     choice = decide(found) if row is not None else "destroy"
@@ -232,14 +236,16 @@ def _unknown(desk: Desk, rows: Mapping[int, Instance], report: Reconciled, decid
         whose = "this laptop" if label is not None and label.laptop == laptop else "another laptop"
         found = Found(
             "returned" if returned else "orphan", row.id, run, row.billing_usd_per_h,
-            f"Instance {row.id} ({run or 'no run'}, rented by {whose}) bills ${row.billing_usd_per_h:.4f}/h "
+            f"{upper(row.called)} ({run or 'no run'}, {'used' if row.own else 'rented'} by {whose}) bills "
+            f"${row.billing_usd_per_h:.4f}/h "
             + ("although it was proved gone." if returned else "and the journal does not know it."),
         )  # fmt: skip
         choice = decide(found)
         if choice == "leave":
             report.left.append(found)
             continue
-        desk.journal.put_box(row.id, run=run, label=row.label, state="adopted", dph_total=row.dph_total)
+        called = {"called": row.called} if row.own else {}
+        desk.journal.put_box(row.id, run=run, label=row.label, state="adopted", dph_total=row.dph_total, **called)
         if choice == "adopt":
             desk.journal.note("adopted", run=run, instance=row.id)
             report.adopted.append(row.id)
@@ -252,7 +258,7 @@ def _late(desk: Desk, rows: Mapping[int, Instance], report: Reconciled, open_pai
     """Boxes past the limits they were launched with: their guard should have ended them, so the laptop does."""
 
     def end(late: Overdue) -> None:
-        with desk.step("past its limit", f"instance {late.instance}: {late.reason}"):
+        with desk.step("past its limit", f"{desk.called(late.instance)}: {late.reason}"):
             box = desk.journal.box(late.instance)
         if box is None:
             return

@@ -28,6 +28,7 @@ from remote.provider import (
     RateLimitedError,
     RejectedError,
     find,
+    upper,
 )
 from runner.errors import ProviderError, RefusedError, TunewatchError, UnconfirmedError, UnreachableError
 
@@ -201,7 +202,7 @@ def resolve(desk: Desk, deed: Deed, label: str, *, lookups: tuple[float, ...] = 
                     "create", instance=row.id, instance_id=row.id,
                     box={"label": label, "state": "booting", "machine_id": row.machine_id, "gpu_name": row.gpu_name,
                          "dph_total": row.dph_total, "inet_up_cost": row.inet_up_cost,
-                         "inet_down_cost": row.inet_down_cost},
+                         "inet_down_cost": row.inet_down_cost, "called": row.called if row.own else ""},
                 )  # fmt: skip
                 return row.id
     return None
@@ -226,7 +227,7 @@ def verify_row(desk: Desk, deed: Deed, instance_id: int, plan: Plan, offer: Mark
             "an interruptible contract" if row.spot else "an on-demand contract instead of an interruptible one"
         )
     if wrong:
-        raise BootError(f"{row.called.capitalize()} is not what was quoted: {', '.join(wrong)}.")
+        raise BootError(f"{upper(row.called)} is not what was quoted: {', '.join(wrong)}.")
     deed.done("verify", instance=instance_id, box={"dph_total": row.dph_total, "start_date": row.start_date})
     return row
 

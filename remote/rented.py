@@ -14,6 +14,7 @@ from typing import Any
 
 from remote.access import InstanceTransport
 from remote.arming import Overdue, alarm
+from remote.contract import tell_price
 from remote.journal import BoxRecord, Journal
 from remote.labels import read_label
 from remote.money import bill, finish
@@ -211,10 +212,13 @@ class GuardSight:
 
 
 class GuardRounds:
-    """Reads the guards' reports over SSH, one connection per box. Reading also renews the lease of the box."""
+    """Reads the guards' reports over SSH, one connection per box. Reading also renews the lease of the box, and with
+    `tell` a price that changed is written into the limits of its guard.
+    """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, tell: bool = True) -> None:
         self._home = home
+        self._tell = tell
         self._rows: dict[int, Instance] = {}
         self._hosts: dict[int, InstanceTransport] = {}
 
@@ -229,6 +233,8 @@ class GuardRounds:
         with contextlib.suppress(NotFoundError):
             chunk = host.read_from(f"{folder}/{REPORT}", 0)
             report, age = read_object(chunk.data) or {}, chunk.mtime_age_s
+        if self._tell and box.data.get("guard"):
+            tell_price(host, str(folder), row)
         status = None
         # the run of an adopted box may be a log alone, with no directory of ours around it
         with contextlib.suppress(NotFoundError, RefusedError):

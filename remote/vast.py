@@ -41,7 +41,7 @@ from remote.provider import (
 )
 from remote.redact import redact
 from remote.vast_rows import charge_from, increase_from, instance_from, is_row, number, offer_from, whole
-from runner.errors import TunewatchError
+from runner.errors import NotFoundError, TunewatchError
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ THRESHOLDS = {
 """Documented seconds between two calls of one endpoint; a floor of our own where none is documented."""
 PAGE = 25
 _GONE = "no_such_ask"
+_NO_INCREASE = "no_pending_price_increase"
 
 
 class Limiter:
@@ -303,6 +304,25 @@ class VastProvider:
         page = self._ask("increases", self._sdk.show_pending_price_increases)
         rows = page.get("pending_price_increases") if is_row(page) else None
         return [row for row in (increase_from(r) for r in rows or []) if row is not None]
+
+    def answer_increase(self, increase_id: int, *, accept: bool) -> None:
+        """Answer by the number of the request itself: that of the instance would answer whatever is asked by now."""
+        from vastai.api import price_increase
+
+        answer = price_increase.accept if accept else price_increase.reject
+        word = "accept" if accept else "reject"
+        try:
+            self._deed("increases", f"{word} the new price", lambda: answer(self._sdk.client, increase_id))
+        except RejectedError as error:
+            if error.error != _NO_INCREASE:
+                raise
+            raise NotFoundError(
+                "This request for a higher price does not stand any more.", hint="See: tunewatch instances."
+            ) from error
+
+    def bid(self, instance_id: int, usd_per_h: float) -> None:
+        """Bid for the GPU part."""
+        self._deed("bid", f"bid for instance {instance_id}", lambda: self._sdk.change_bid(instance_id, price=usd_per_h))
 
     # -- the wall -----------------------------------------------------------------------------------------------------
 

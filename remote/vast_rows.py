@@ -148,6 +148,7 @@ def instance_from(row: Any, user: str, clean: Callable[[str], str]) -> Instance 
         inet_down_cost=number(row.get("inet_down_cost")) or 0.0,
         start_date=number(row.get("start_date")),
         end_date=number(row.get("end_date")),
+        min_bid=number(row.get("min_bid")),
         cur_state=word(row.get("cur_state")),
         next_state=word(row.get("next_state")),
         image=word(row.get("image_uuid")),
@@ -200,5 +201,12 @@ def increase_from(row: Any) -> PriceIncrease | None:
     key, contract = whole(row.get("pending_price_increase_id")), whole(row.get("contract_id"))
     if key is None or contract is None:
         return None
-    old, new = number(row.get("old_gpu_costpersec")) or 0.0, number(row.get("new_gpu_costpersec")) or 0.0
+    old, new = (_per_second(row, when) for when in ("old", "new"))
+    if new <= 0:
+        return None
     return PriceIncrease(key, contract, old * 3600, new * 3600, number(row.get("contract_end_date")))
+
+
+def _per_second(row: Mapping[str, Any], when: str) -> float:
+    parts = (number(row.get(f"{when}_{part}_costpersec")) for part in ("gpu", "disk_ram"))
+    return sum(part for part in parts if part is not None)

@@ -133,7 +133,8 @@ def alarms(
 
 def box_name(box: Overdue | BoxRecord) -> str:
     """What a box is called in a sentence."""
-    called = (box.called or f"instance {box.instance}").capitalize()
+    called = box.called or f"instance {box.instance}"
+    called = called[:1].upper() + called[1:]
     return f"{called} ({box.run})" if box.run else called
 
 

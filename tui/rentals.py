@@ -340,7 +340,7 @@ class Rentals(threading.Thread):
         if self._sight is None:
             from remote.rented import GuardRounds
 
-            self._sight = GuardRounds(journal.home).read
+            self._sight = GuardRounds(journal.home, tell=not self._read_only).read
         before = {instance: sight.alarm for instance, sight in self._sights.items()}
         for box, row in pairs:
             try:

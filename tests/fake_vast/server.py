@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.fake_vast import contracts
 from tests.fake_vast.boxes import BoxHost
 from tests.fake_vast.clock import ScaledClock
 from tests.fake_vast.faults import Fault, Faults
@@ -284,7 +285,13 @@ class FakeVast:
             ("DELETE", "instances/#"): ("destroy", own(lambda b: done(lambda: world.destroy(b, identity)))),
             ("PUT", "instances/#"): ("state", own(lambda b: self.do_put_instance(b, body))),
             ("PUT", "instances/reboot/#"): ("reboot", own(lambda b: {"success": True})),
-            ("PUT", "instances/bid_price/#"): ("bid", own(lambda b: done(lambda: b.rebid(body["price"])))),
+            ("PUT", "instances/bid_price/#"): ("bid", own(lambda b: contracts.bid(world, b, body.get("price")))),
+            ("PUT", "instances/accept-price-increase"): (
+                "accept", account(lambda: contracts.answer(world, body, accept=True)),
+            ),
+            ("PUT", "instances/reject-price-increase"): (
+                "reject", account(lambda: contracts.answer(world, body, accept=False)),
+            ),
             ("POST", "instances/#/ssh"): ("attach", own(lambda b: done(lambda: world.attach_key(b, body["ssh_key"])))),
             ("PUT", "instances/request_logs/#"): (
                 "logs",

@@ -94,6 +94,8 @@ class World:
         self.account_key = "acct-" + secrets.token_hex(24)
         self.account_ssh_keys: list[dict[str, Any]] = []
         self.price_increases: list[dict[str, Any]] = []
+        self.answered: list[tuple[int, bool]] = []
+        """Price increases that were accepted or rejected."""
         self.logs: dict[int, str] = {}
         self.hide_new = 0
         """Listings that a new box stays invisible for."""
@@ -116,7 +118,7 @@ class World:
             if self.credit() <= 0:
                 for box in self.boxes.values():
                     if box.destroyed is None and box.intended == "running":
-                        self._halt(box)
+                        self.halt(box)
 
     def _advance(self, box: Box, now: float) -> None:
         while box.events:
@@ -125,9 +127,9 @@ class World:
             if at > now:
                 break
             box.events.pop(0)
-            self._meter(box, at)
+            self.meter(box, at)
             action()
-        self._meter(box, now)
+        self.meter(box, now)
         if box.container is None or box.destroyed is not None:
             return
         if box.booting and box.container.open.is_set():
@@ -135,7 +137,8 @@ class World:
         if (box.booting or box.status == "running") and not box.container.alive():
             box.status, box.message, box.booting = "exited", "container exited", False
 
-    def _meter(self, box: Box, until: float) -> None:
+    def meter(self, box: Box, until: float) -> None:
+        """Count what it costs up to a moment."""
         if box.destroyed is not None:
             until = min(until, box.destroyed)
         hours = max(0.0, until - box.metered) / 3600
@@ -175,7 +178,7 @@ class World:
         for after, status in self.boot:
             box.events.append((now + after, lambda status=status: self.set_status(box, status)))
         assert box.end_date is not None
-        box.events.append((box.end_date, lambda: self._halt(box)))
+        box.events.append((box.end_date, lambda: self.halt(box)))
         self.boxes[box.id] = box
         if self.on_create is not None:
             self.on_create(box)
@@ -211,7 +214,8 @@ class World:
             "VAST_TCP_PORT_22": str(box.container.direct_port),
         }
 
-    def _halt(self, box: Box) -> None:
+    def halt(self, box: Box) -> None:
+        """Stop its processes; the disk stays."""
         if box.destroyed is not None:
             return
         box.status, box.intended, box.cur, box.next = "exited", "stopped", "stopped", "stopped"
@@ -221,8 +225,8 @@ class World:
             self.host.stop(box.id)
 
     def stop(self, box: Box) -> None:
-        self._meter(box, self.clock())
-        self._halt(box)
+        self.meter(box, self.clock())
+        self.halt(box)
 
     def outbid(self, box: Box) -> None:
         """Somebody bid more: processes killed, disk kept and billed."""
@@ -230,7 +234,7 @@ class World:
 
     def start(self, box: Box) -> bool:
         """Start again; False when the GPU was let to somebody else."""
-        self._meter(box, self.clock())
+        self.meter(box, self.clock())
         if self.refuse_start:
             return False
         box.intended, box.next = "running", "running"
@@ -238,7 +242,7 @@ class World:
         return True
 
     def destroy(self, box: Box, by: str) -> None:
-        self._meter(box, self.clock())
+        self.meter(box, self.clock())
         box.destroyed, box.destroyed_by = self.clock(), by
         box.events.clear()
         box.intended, box.next = "deleted", "deleted"

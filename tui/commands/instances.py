@@ -7,27 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tui.commands.common import emit_json, json_option
+from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_if_read_only, say_step, yes_option
 
 if TYPE_CHECKING:
+    from remote.contract import Kind
     from remote.desk import Desk
 
 
 @click.command(short_help="What is rented, and what is still billing.")
+@click.argument("instance", type=int, required=False)
+@click.option("--bid", type=click.FloatRange(min=0, min_open=True), help="Bid so many USD/h for INSTANCE's GPU.")
+@click.option("--accept-price", "kind", flag_value="accept price", help="Agree to the higher price its host asks for.")
+@click.option("--reject-price", "kind", flag_value="reject price", help="Decline it: the contract ends as agreed.")
+@click.option("--start", "kind", flag_value="start", help="Take the GPU of a stopped INSTANCE again.")
 @click.option("--history", is_flag=True, help="Also what was rented before, with its bill.")
 @click.option("--charges", is_flag=True, help="Ask for the provider's own bill, too.")
+@yes_option
 @json_option
-def command(history: bool, charges: bool, as_json: bool) -> None:
-    """List every box on the account by one call, with the dollars so far and the dollars per hour at this moment.
+def command(
+    instance: int | None, bid: float | None, kind: Kind | None, history: bool, charges: bool, yes: bool, as_json: bool
+) -> int:
+    """List every box on the account by one call, with the dollars so far and the dollars per hour at this moment, and
+    what is wrong with each. With INSTANCE and one of --bid, --accept-price, --reject-price and --start, do that.
 
     \b
     tunewatch instances
     tunewatch instances --history --json
+    tunewatch instances 31457957 --bid 0.42
     """
+    if instance is not None or bid is not None or kind is not None:
+        if instance is None or (bid is None) == (kind is None):
+            raise click.UsageError("Give INSTANCE and one of --bid, --accept-price, --reject-price and --start.")
+        return _change(instance, kind or "bid", bid, yes=yes, as_json=as_json)
     from remote.access import opener
     from remote.arming import overdue
     from remote.notices import notices
     from remote.own_host import settle_all
+    from remote.provider import upper
     from runner.errors import TunewatchError
     from tui.cloud import dollars, open_desk
 
@@ -47,8 +63,8 @@ def command(history: bool, charges: bool, as_json: bool) -> None:
         late = overdue(desk.journal, desk.clock())
         past = _past(desk, {instance.id for instance in live}) if history else []
     if as_json:
-        emit_json([*rows, *past])
-        return
+        emit_json([{**row, "notices": [n.to_json() for n in said if n.instance == row["id"]]} for row in rows] + past)
+        return 0
     burn = sum(row["billing"] for row in rows)
     for row in rows:
         mine = "" if row["ours"] else "  (not ours)"
@@ -63,10 +79,27 @@ def command(history: bool, charges: bool, as_json: bool) -> None:
     credit = "" if account is None or account.credit_usd is None else f", {dollars(account.credit_usd)} of credit"
     click.echo(f"{len(rows)} rented, billing ${burn:.4f}/h now{credit}", err=True)
     for box in late:
-        name = desk.called(box.instance).capitalize()
+        name = upper(desk.called(box.instance))
         click.echo(f"! {name} bills past its limit: {box.reason}. End it: tunewatch kill.", err=True)
     for notice in said:
-        click.echo(f"! {notice.text} {notice.advice}", err=True)
+        click.echo(f"! {notice.text}\n  {notice.advice}", err=True)
+    return 0
+
+
+def _change(instance: int, kind: Kind, bid: float | None, *, yes: bool, as_json: bool) -> int:
+    """One deed on one box, after the question."""
+    from remote.access import opener
+    from remote.contract import carry_out, plan_change
+    from tui.cloud import open_desk
+
+    refuse_if_read_only("changing a contract")
+    with open_desk(say_step) as desk:
+        change = plan_change(desk, instance, kind, bid=bid)
+        confirm_by_name(str(instance), change.text, yes=yes, as_json=as_json)
+        result = carry_out(desk, change, opener(desk.journal.home))
+    if as_json:
+        emit_json(result.to_json())
+    return 0
 
 
 def _row(desk: Desk, instance: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def command(run_or_instance: str, now: bool, timeout: float | None, yes: bool, a
     from remote.access import opener
     from remote.kill import kill, name_victim
     from remote.money import bill
-    from remote.provider import is_own
+    from remote.provider import is_own, upper
     from runner.errors import Exit
     from tui.cloud import dollars, open_desk
 
@@ -34,7 +34,7 @@ def command(run_or_instance: str, now: bool, timeout: float | None, yes: bool, a
         victim = name_victim(desk.journal, run_or_instance)
         own, called = is_own(victim.instance_id), desk.called(victim.instance_id)
         run = victim.run or "no run of ours"
-        what = f"{called.capitalize()} ({run}) will be destroyed with its disk: what was not uploaded is lost."
+        what = f"{upper(called)} ({run}) will be destroyed with its disk: what was not uploaded is lost."
         if own:
             what = f"The run on {called} ({run}) will be ended and the host given back; nothing on it is deleted."
         confirm_by_name(run_or_instance if own else str(victim.instance_id), what, yes=yes, as_json=as_json)

@@ -169,7 +169,7 @@ def _settle(run: str, *, undo: bool, yes: bool, as_json: bool) -> int:
             confirm_by_name(
                 name, f"{cut.in_words()} It will be undone: the box is destroyed.", yes=yes, as_json=as_json
             )
-            result = undo_launch(desk, cut.deed)
+            result = undo_launch(desk, cut.deed, opener(desk.journal.home))
         else:
             result = resume_launch(desk, cut.deed, opener(desk.journal.home))
     if as_json:
