@@ -119,14 +119,14 @@ class CommandSettings:
     """Directory of its checkpoint-N folders, relative to workdir; empty when it writes none."""
     resume: tuple[str, ...] = ()
     """Arguments added to resume; `{checkpoint}` stands for the path."""
+    rehearse: tuple[str, ...] = ()
+    """Arguments added to resume and end soon, before a run moves: `{until}` is the step to end at, `{steps}` how many
+    that are. Empty: the trainer is not tried on the new box beforehand."""
     setup: tuple[str, ...] = ()
     """A command that prepares the box (installs what the trainer needs); empty for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-    rehearse: tuple[str, ...] = ()
-    """Arguments added to resume and end soon, before a run moves: `{until}` is the step to end at, `{steps}` how many
-    that are. Empty: the trainer is not tried on the new box beforehand."""
 class Recipe:
     """Everything that was decided about one run."""
 
