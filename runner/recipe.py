@@ -79,6 +79,9 @@ class TrainSettings:
     activation_checkpointing: bool = False
     loss_chunk: int = 0
     """Positions per slice of the cross-entropy, so that logits never stand whole in memory; 0 is one piece."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """With several processes (`--nproc`): a copy of the model on each (ddp), or one model divided over all (fsdp).
+    auto divides it when a copy does not fit the card."""
     lora_rank: int = 0
     """0 trains all weights; otherwise needs the package peft."""
     eval_steps: int = 100
@@ -101,6 +104,8 @@ class EvaluateSettings:
     fewshot: int = 0
     limit: int = 0
     """Items per task; 0 for all."""
+    eval_dtype: Literal["as_trained", "float32", "bfloat16"] = "as_trained"
+    """What the weights are held in while the tasks of a fine-tune run; as in stage 1, or the difference means less."""
     downstream_samples: int = 1000
     """Items over all tasks of the miniature study."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,16 +188,48 @@ def test_stopped_or_killed_and_resumed_it_ends_as_if_nothing_had_been(demo, base
     assert log.count("from an earlier process of this run") == 2, "stages 1 and 2 are not run again"
 
 
-def test_two_processes_train_together_and_stop_together(base, tmp_path):
-    """DDP over gloo: half of the batch each, one log, one set of metrics, one exit code."""
-    done = finish(command(tmp_path, base, "--nproc", "2", batch_size=4))
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def two(request, base, tmp_path_factory):
+    """One small study on two gloo processes, half of the batch each: a copy of the model on both, or one divided."""
+    run_dir = tmp_path_factory.mktemp(request.param)
+    done = finish(command(run_dir, base, "--nproc", "2", batch_size=4, keep_local=9, parallel=request.param))
+    return request.param, run_dir, done
+
+
+def test_two_processes_train_together_and_stop_together(two):
+    how, run_dir, done = two
     assert done.returncode == RunExit.AUTO_STOPPED, done.stderr[-3000:]
-    seen = history(tmp_path)
+    assert ("one model divided" in done.stdout) == (how == "fsdp")
+    seen = history(run_dir)
     assert seen.facts["world_size"] == "2"
     assert [p.step for p in seen.train] == list(range(1, 16))
     assert [e.step for e in seen.evals] == [5, 10, 15]
-    assert len(rundir.read_manifest(rundir.newest_whole_checkpoint(tmp_path / "checkpoints"))) > 5
-    assert json.loads((tmp_path / "summary.json").read_text())["stage5"]["stop_step"] == 15
+    whole = rundir.read_manifest(rundir.newest_whole_checkpoint(run_dir / "checkpoints"))
+    assert {"rng_state_0.pth", "rng_state_1.pth", "model.safetensors", "optimizer.pt"} <= set(whole)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["stage5"]["stop_step"] == 15
+    assert summary["stages"]["stage4"]["macro"] is not None, "what was saved is evaluated by the same processes"
+
+
+def test_a_divided_model_learns_what_copies_learn_and_what_one_process_learns(two, demo):
+    """Same samples in each step, so the same losses but for the order of sums."""
+    _, run_dir, _ = two
+    ours, alone = history(run_dir), history(demo[0])
+    assert [p.loss for p in ours.train] == pytest.approx([p.loss for p in alone.train], rel=1e-4)
+    assert [p.grad_norm for p in ours.train] == pytest.approx([p.grad_norm for p in alone.train], rel=1e-3)
+    assert [e.eval_loss for e in ours.evals] == pytest.approx([e.eval_loss for e in alone.evals], rel=1e-4)
+
+
+def test_a_checkpoint_does_not_say_how_many_processes_wrote_it(two, base, tmp_path):
+    """What two copies wrote goes on as one divided model; what a divided one wrote goes on in a single process."""
+    how, run_dir, _ = two
+    nproc = 2 if how == "ddp" else 1
+    shutil.copytree(run_dir / "checkpoints" / "checkpoint-10", tmp_path / "checkpoints" / "checkpoint-10")
+    size = {"batch_size": 8 // nproc, "parallel": "fsdp"}
+    done = finish(command(tmp_path, base, "--nproc", str(nproc), "--resume", downstream_samples=4, **size))
+    assert done.returncode == RunExit.AUTO_STOPPED, done.stderr[-3000:]
+    straight = [p.loss for p in history(run_dir).train if p.step > 10]
+    assert [p.loss for p in history(tmp_path).train] == pytest.approx(straight, rel=1e-4)
 
 
 def test_a_stop_of_two_processes_saves_once_and_ends_both(base, tmp_path):

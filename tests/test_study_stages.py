@@ -117,7 +117,7 @@ def test_cuda_out_of_memory_has_its_code_the_account_and_three_ways_out(ground, 
 
     class TooSmall(Study):
         def _run(self):
-            self._say_memory()
+            self._plan()
             raise torch.cuda.OutOfMemoryError("Tried to allocate 2.00 GiB. GPU 0 has 39.4 GiB")
 
     study = TooSmall(tiny_recipe(ground / "base"), RunDir(tmp_path))

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -293,7 +294,6 @@ class StopOnRequest(TrainerCallback):
 
 def _agree(reason: str | None, device: Any) -> str | None:
     """The same answer on every rank: stop when any of them was asked."""
-    import torch
     from torch import distributed
 
     flag = torch.tensor(int(reason is not None), device=device)
@@ -333,11 +333,19 @@ class Checkpoints(TrainerCallback):
         self.before_seal: Callable[[Path], None] = lambda _: None
         self.may_prune: Callable[[Path], bool] = lambda _: True
         self.on_sealed: Callable[[Path], None] | None = None
+        self.last_step: int | None = None
+        """Step of the newest checkpoint that was sealed; the same on every rank."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The Trainer has written everything: hash it, say that it is whole, then tidy up."""
-        if not state.is_world_process_zero:
-            return
+        """Every rank has written its part: hash it, say that it is whole, then tidy up; no rank goes on before."""
+        meet = torch.distributed.barrier if args.world_size > 1 else lambda: None
+        meet()
+        if state.is_world_process_zero:
+            self._seal(state)
+        self.last_step = state.global_step
+        meet()
+
+    def _seal(self, state: Any) -> None:
         folder = self.directory / f"checkpoint-{state.global_step}"
         self.before_seal(folder)
         rundir.write_manifest(folder)

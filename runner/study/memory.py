@@ -3,7 +3,8 @@
 Pure arithmetic over the model's configuration and the recipe; the laptop's estimator has its own, finer account of a
 market of cards. The formula: weights, gradients and optimiser states per parameter; the inputs that activation
 checkpointing keeps and one layer computed again (about 34 bytes per token and channel); logits in bf16, in float32 and
-their gradient unless the loss is sliced; the dense prefix mask; 1.2 GiB of CUDA context and fragmentation.
+their gradient unless the loss is sliced; the dense prefix mask; 1.2 GiB of CUDA context and fragmentation. Divided over
+several cards, weights, gradients and states are shared out; the layers at work and the embedding stand whole.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from runner.errors import UsageError
 from runner.recipe import Recipe
 
 GIB = 2**30
@@ -74,11 +76,13 @@ class Verdict:
         return f"memory: needs about {self.need_gib:.1f} GiB{have} ({parts}; the largest is {self.worst})"
 
 
-def verdict(shape: Shape, recipe: Recipe, have_gib: float | None) -> Verdict:
-    """The account of one process (DDP: each holds everything)."""
+def verdict(shape: Shape, recipe: Recipe, have_gib: float | None, *, shards: int = 1) -> Verdict:
+    """The account of one process: it holds everything (one process, DDP), or one of `shards` parts (FSDP)."""
     train, length = recipe.train, recipe.data.max_length
-    weight = 2 if recipe.model.dtype == "bfloat16" else 4
-    states = _STATES[train.optimizer] * (0.5 if recipe.model.dtype == "bfloat16" and train.optimizer == "adamw" else 1)
+    # FSDP keeps float32 master weights whenever it computes in bfloat16
+    half = recipe.model.dtype == "bfloat16" and (shards == 1 or train.precision == "fp32")
+    weight = 2 if half else 4
+    states = _STATES[train.optimizer] * (0.5 if half and train.optimizer == "adamw" else 1)
     trained = shape.parameters
     if train.lora_rank:
         # two thin matrices beside each of the seven projections of a layer
@@ -87,9 +91,10 @@ def verdict(shape: Shape, recipe: Recipe, have_gib: float | None) -> Verdict:
     layers_live = 1 if train.activation_checkpointing else shape.layers
     logits = min(tokens, train.loss_chunk) if train.loss_chunk else tokens
     terms = {
-        "weights": shape.parameters * weight,
-        "gradients": trained * weight,
-        "optimizer": trained * states,
+        "weights": shape.parameters * weight / shards,
+        "gradients": trained * weight / shards,
+        "optimizer": trained * states / shards,
+        "gathered layers": _gathered(shape, weight, train.precision) if shards > 1 else 0,
         "layer inputs": tokens * shape.hidden * shape.layers * 2,
         "activations": 34 * tokens * shape.hidden * layers_live,
         "logits": logits * shape.vocab * (2 + 4 + 4),
@@ -98,6 +103,34 @@ def verdict(shape: Shape, recipe: Recipe, have_gib: float | None) -> Verdict:
     }
     used = {name: size / GIB for name, size in terms.items() if size}
     return Verdict({**used, "context": 1.2}, have_gib)
+
+
+def _gathered(shape: Shape, weight: int, precision: str) -> float:
+    """Bytes that stand whole on every card: the embedding, two layers (at work, on its way), their gradients."""
+    embedding = shape.vocab * shape.hidden
+    layer = max(0, shape.parameters - embedding) / shape.layers
+    at_work = 2 if precision == "bf16_autocast" else weight
+    return (embedding + 2 * layer) * at_work + (embedding + layer) * at_work
+
+
+def shards_of(shape: Shape, recipe: Recipe, have_gib: float | None, processes: int) -> int:
+    """Over how many processes the model is divided; 1 is a whole copy on each.
+
+    `auto` divides when a copy does not fit the card and the optimiser's states can be divided. Raises UsageError when
+    the recipe asks for what cannot be divided.
+    """
+    train = recipe.train
+    if processes < 2 or train.parallel == "ddp":
+        return 1
+    divisible = train.optimizer == "adamw"
+    if train.parallel == "fsdp":
+        if not divisible:
+            raise UsageError(
+                f"parallel=fsdp divides the optimizer's states, and those of {train.optimizer} cannot be divided.",
+                hint="--set optimizer=adamw: divided over the cards its states are small.",
+            )
+        return processes
+    return processes if divisible and verdict(shape, recipe, have_gib).state == "no" else 1
 
 
 def card_gib() -> float | None:

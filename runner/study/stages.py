@@ -9,6 +9,7 @@ not run again.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -34,7 +35,7 @@ from runner.study.callbacks import StopFlag, say
 from runner.study.data import Prepared, prepare, read_pairs
 from runner.study.hub import Uploader
 from runner.study.load import Loaded, load_model, read_config, set_mask
-from runner.study.memory import Shape, Verdict, card_gib, verdict
+from runner.study.memory import Shape, Verdict, card_gib, shards_of, verdict
 from runner.study.train import Outcome, fine_tune, is_disk_full
 
 _LAST_UPLOAD_S = 3600.0
@@ -183,28 +184,35 @@ class Study:
         self.outcome = self._train()
         if self.outcome.code not in (RunExit.FINISHED, RunExit.AUTO_STOPPED):
             return self.outcome.code, self.outcome.reason
+        # Trainer and model refer to each other: without this their memory would stand beside the next model's
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         if kind != "stage3" and self.recipe.evaluate.tasks and self.outcome.best is not None:
             say(f"stage 4 and the comparison use {self.outcome.best.name}")
-            tuned = self.load(str(self.outcome.best))
+            wanted = self.recipe.evaluate.eval_dtype
+            tuned = self.load(str(self.outcome.best), dtype=None if wanted == "as_trained" else wanted)
             self.evaluate("stage4", tuned, self.recipe.mask)
             self.evaluate("non_prefill", tuned, "causal")
         if self.rank == 0:
             self._summarise(self.outcome)
         return self.outcome.code, self.outcome.reason
 
-    def load(self, source: str, *, mask: MaskMode | None = None) -> Loaded:
-        """The weights of `source` under the recipe's mask (or another), on the device that is there."""
+    def load(
+        self, source: str, *, mask: MaskMode | None = None, dtype: str | None = None, place: bool = True
+    ) -> Loaded:
+        """The weights of `source` under the recipe's mask (or another), on the device that is there if `place`."""
         model = self.recipe.model
         loaded = load_model(
             demo.source(source),
             mask=mask or self.recipe.mask,
             revision=model.revision,
             attention=model.attention,
-            dtype=model.dtype,
+            dtype=dtype or model.dtype,
         )
         for note in loaded.notes:
             say(f"model: {note}")
-        if torch.cuda.is_available():
+        if place and torch.cuda.is_available():
             loaded.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
         return loaded
 
@@ -232,8 +240,9 @@ class Study:
     def _train(self) -> Outcome:
         if self.writer is not None:
             self.writer.write("stage_begin", name="stage3" if self.recipe.kind == "stage3" else "stage5")
-        self._say_memory()
-        loaded = self.load(self.recipe.model.base)
+        shards = self._plan()
+        # what is divided goes to the cards in parts, so never whole
+        loaded = self.load(self.recipe.model.base, place=shards == 1)
         data = training_data(self.recipe, loaded.tokenizer)
         if self.rank == 0:
             say(data.in_words())
@@ -250,17 +259,28 @@ class Study:
                 self.flag,
                 resume=self.resume,
                 uploader=uploader,
+                sharded=shards > 1,
             )
         finally:
             if uploader is not None and not uploader.close(_LAST_UPLOAD_S):
                 say(f"upload: the last one did not end within {_LAST_UPLOAD_S:.0f} s; the local copy is kept")
 
-    def _say_memory(self) -> None:
-        """Whether it fits, before the weights are loaded: a person can still change the recipe."""
-        source = demo.source(self.recipe.model.base)
-        self.verdict = verdict(Shape.of(read_config(source, self.recipe.model.revision)), self.recipe, card_gib())
+    def _plan(self) -> int:
+        """Whether it fits, told before the weights are loaded; over how many processes the model is divided."""
+        source, world = demo.source(self.recipe.model.base), int(os.environ.get("WORLD_SIZE", "1"))
+        shape, card = Shape.of(read_config(source, self.recipe.model.revision)), card_gib()
+        shards = shards_of(shape, self.recipe, card, world)
+        self.verdict = verdict(shape, self.recipe, card, shards=shards)
         if self.rank == 0:
+            if world > 1:
+                say(
+                    f"parallel: {world} processes, "
+                    + ("one model divided over them (FSDP)" if shards > 1 else "a copy of the model on each (DDP)")
+                )
+            elif self.recipe.train.parallel == "fsdp":
+                say("parallel: one process, so nothing is divided")
             say(self.verdict.in_words())
+        return shards
 
     def _uploader(self) -> Uploader | None:
         """The background upload of rank 0, if the recipe names a repository."""
@@ -325,7 +345,7 @@ def out_of_memory(recipe: Recipe, error: BaseException, account: Verdict | None)
     ways = [
         f"halve batch_size (now {train.batch_size}) and double grad_accum (now {train.grad_accum})",
         f"shorten max_length (now {recipe.data.max_length}), or set activation_checkpointing=true and loss_chunk=256",
-        f"a smaller optimizer (now {train.optimizer}): adamw_8bit, adafactor, or lora_rank=16",
+        f"a smaller optimizer (now {train.optimizer}): adamw_8bit, adafactor, lora_rank=16; parallel=fsdp on several",
     ]
     lines = [f"CUDA out of memory: {str(error).splitlines()[0]}", *([account.in_words()] if account else [])]
     lines += [f"  - {way}" for way in ways]

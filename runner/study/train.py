@@ -43,6 +43,7 @@ from runner.study.hub import Uploader
 from runner.study.load import seal_adapter, with_adapter
 from runner.study.memory import Shape
 from runner.study.requests import SAVE_HANDLER, Obey
+from runner.study.shard import ShardedTrainer, sharding_arguments
 
 _OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "adafactor": "adafactor"}
 """Our words to the Trainer's; adamw_8bit needs bitsandbytes and a GPU."""
@@ -76,14 +77,15 @@ def fine_tune(
     resume: Path | None = None,
     uploader: Uploader | None = None,
     extra: tuple[Any, ...] = (),
+    sharded: bool = False,
 ) -> Outcome:
     """Train by `recipe` into `run`, from `resume` (a whole checkpoint) or from the model as it is.
 
     `writer` is None on all ranks but the first. `uploader` is offered every whole checkpoint. `extra` are more
-    callbacks. Raises UsageError for settings that cannot work here; disk and memory errors come through as they are
-    (`runner.study.stages` knows their codes).
+    callbacks. `sharded` divides the model over the ranks (`runner.study.shard`). Raises UsageError for settings that
+    cannot work here; disk and memory errors come through as they are (`runner.study.stages` knows their codes).
     """
-    arguments = training_arguments(recipe, run)
+    arguments = training_arguments(recipe, run, sharded=sharded)
     set_seed(recipe.data.seed)
     stop = _auto_stop(recipe, run, resume, first=writer is not None)
     handlers = {**SAVE_HANDLER, **({RULE: stop.change_rule} if stop is not None else {})}
@@ -106,7 +108,7 @@ def fine_tune(
     if recipe.train.lora_rank:
         model = with_adapter(model, recipe.train.lora_rank)
         seal.before_seal = lambda folder: seal_adapter(folder, recipe.mask)
-    trainer = Trainer(
+    trainer = (ShardedTrainer if sharded else Trainer)(
         model=model,
         args=arguments,
         data_collator=PrefixCollator(tokenizer.pad_token_id, recipe.mask),
@@ -121,7 +123,7 @@ def fine_tune(
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     machine = stop.machine if stop else None
     code, reason = _verdict(recipe, trainer.state.global_step, machine, asked.stopped, broken.stopped)
-    if code is RunExit.FINISHED and trainer.state.global_step not in _whole_steps(run):
+    if code is RunExit.FINISHED and trainer.state.global_step != seal.last_step:
         # the horizon is no multiple of save_steps: the last weights would be lost
         trainer._save_checkpoint(model, trial=None)
         trainer.callback_handler.on_save(arguments, trainer.state, trainer.control)
@@ -137,9 +139,12 @@ def fine_tune(
     return Outcome(trainer.state.global_step, code, reason, runtime, machine, best_of(run, machine))
 
 
-def training_arguments(recipe: Recipe, run: RunDir) -> TrainingArguments:
+def training_arguments(recipe: Recipe, run: RunDir, *, sharded: bool = False) -> TrainingArguments:
     """The Trainer's own settings for a recipe. Raises UsageError for what this machine or an option does not allow."""
     train, cuda = recipe.train, torch.cuda.is_available()
+    more: dict[str, Any] = {"activation_checkpointing": train.activation_checkpointing}
+    if sharded:
+        more = sharding_arguments(train.activation_checkpointing, adapter=train.lora_rank > 0)
     if train.optimizer == "adamw_8bit":
         _need_8bit(cuda)
     try:
@@ -156,7 +161,6 @@ def training_arguments(recipe: Recipe, run: RunDir) -> TrainingArguments:
             max_grad_norm=train.max_grad_norm,
             optim=_OPTIMIZERS[train.optimizer],
             bf16=train.precision == "bf16_autocast",
-            activation_checkpointing=train.activation_checkpointing,
             logging_steps=train.logging_steps,
             logging_nan_inf_filter=False,  # a loss that is no number must be seen, not averaged away
             eval_strategy="steps",
@@ -175,6 +179,7 @@ def training_arguments(recipe: Recipe, run: RunDir) -> TrainingArguments:
             ddp_find_unused_parameters=False,
             report_to="none",
             disable_tqdm=False,
+            **more,
         )
     except ValueError as error:
         raise UsageError(f"The Trainer refuses these settings: {str(error).splitlines()[0]}") from error
@@ -309,7 +314,3 @@ def _reason_of(machine: StopState) -> str:
     if machine.reason == "non-finite":
         return f"non-finite: eval_loss at step {machine.stopped_at}"
     return "plateau"
-
-
-def _whole_steps(run: RunDir) -> set[int | None]:
-    return {rundir.checkpoint_step(p) for p in rundir.checkpoints(run.checkpoints) if (p / rundir.MANIFEST).is_file()}
