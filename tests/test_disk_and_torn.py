@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,28 +16,42 @@ from runner.manifest import newest_whole_checkpoint, verify_manifest, write_mani
 from runner.rundir import read_status
 
 FILL = """
-import sys
+import pathlib, sys
+from runner.rundir import write_manifest
+what, run = sys.argv[1], pathlib.Path(sys.argv[2])
 print("{'loss': 1.5, 'epoch': 0.1}", flush=True)
-with open("checkpoint.bin", "wb") as out:
+whole = run / "checkpoints" / "checkpoint-10"
+whole.mkdir(parents=True)
+(whole / "model.safetensors").write_bytes(b"1" * 4096)
+write_manifest(whole)
+torn = run / "checkpoints" / "checkpoint-20"
+torn.mkdir()
+if what == "log":
     while True:
-        out.write(b"0" * 65536)
+        print("x" * 4095, flush=True)
+with open(torn / "model.safetensors" if what == "checkpoint" else "scratch", "wb") as out:
+    while True:
+        out.write(b"0" * 4096)
         out.flush()
 """
 
 
-def test_f8_a_disk_full_at_the_checkpoint_leaves_a_true_status_and_says_so(tmp_path: Path) -> None:
-    """A real file system of 4 MB, in a mount namespace of its own, that the trainer fills to the last byte."""
+@pytest.mark.parametrize("what", ["checkpoint", "log", "scratch"])
+def test_f8_a_disk_full_leaves_a_true_status_and_the_last_whole_checkpoint(what: str, tmp_path: Path) -> None:
+    """A real file system of 4 MB, in a mount namespace of its own, that the trainer fills to the last byte: with a
+    checkpoint, with its log, or with anything else, so that the last status itself finds no room but the ballast's."""
     mount = tmp_path / "small"
     mount.mkdir()
     (tmp_path / "fill.py").write_text(FILL)
     script = (
-        f"mount -t tmpfs -o size=4m tmpfs {mount} && cd {mount} && "
-        f"{sys.executable} -m runner.box.supervise --run-dir {mount}/run -- {sys.executable} {tmp_path}/fill.py; "
-        f"echo $? >{tmp_path}/rc; cp {mount}/run/status.json {mount}/run/log.txt {tmp_path}/"
+        f"mount -t tmpfs -o size=4m tmpfs {mount} && cd {mount} && {sys.executable} -m runner.box.supervise "
+        f"--run-dir {mount}/run -- {sys.executable} {tmp_path}/fill.py {what} {mount}/run; "
+        f"echo $? >{tmp_path}/rc; ls {mount}/run >{tmp_path}/left; "
+        f"cp -R {mount}/run/status.json {mount}/run/log.txt {mount}/run/checkpoints {tmp_path}/"
     )
     flags = "-m" if os.geteuid() == 0 else "-rm"
     done = subprocess.run(
-        ["unshare", flags, "sh", "-c", script], capture_output=True, text=True, check=False, timeout=60,
+        ["unshare", flags, "sh", "-c", script], capture_output=True, text=True, check=False, timeout=120,
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )  # fmt: skip
     assert (tmp_path / "rc").exists(), done.stderr
@@ -45,6 +61,10 @@ def test_f8_a_disk_full_at_the_checkpoint_leaves_a_true_status_and_says_so(tmp_p
     assert "disk" in status.reason
     assert (tmp_path / "rc").read_text().strip() == "21"
     assert (tmp_path / "log.txt").read_bytes().startswith(b"# tunewatch run ")
+    assert "ballast" not in (tmp_path / "left").read_text().split(), "the last words were written without it"
+    found = newest_whole_checkpoint(tmp_path / "checkpoints")
+    assert found is not None
+    assert found.name == "checkpoint-10"
 
 
 def save(folder: Path, step: int) -> None:
@@ -92,6 +112,54 @@ def test_f9_a_save_killed_at_any_operation_never_hides_the_last_whole_checkpoint
             assert json.loads((found / "manifest.json").read_text())
         cuts += 1
     assert cuts >= 6
+
+
+PTRACE_TRACEME, PTRACE_SYSCALL = 0, 24
+
+
+def save_cut_at_system_call(folder: Path, step: int, at: int) -> bool | None:
+    """Save in a traced child that is killed as it enters its `at`-th system call; whether it came to its end first.
+    None where nobody may trace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    child = os.fork()
+    if child == 0:
+        if libc.ptrace(PTRACE_TRACEME, 0, None, None) != 0:
+            os._exit(99)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        save(folder, step)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status):
+        return None
+    for _ in range(2 * at + 1):  # each call stops twice, on its way in and on its way out
+        libc.ptrace(PTRACE_SYSCALL, child, None, None)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            return True
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def test_f9_a_save_killed_at_each_system_call_leaves_a_whole_checkpoint_to_find(tmp_path: Path) -> None:
+    """Every point at which the kernel sees the save: the older checkpoint is found, or the newer, and it is whole."""
+    seen: list[str] = []
+    while not seen or seen[-1] != "ended":
+        folder = tmp_path / f"call{len(seen)}"
+        folder.mkdir()
+        save(folder, 10)
+        ended = save_cut_at_system_call(folder, 20, len(seen))
+        if ended is None:
+            pytest.skip("no process may be traced here")
+        found = newest_whole_checkpoint(folder)
+        assert found is not None
+        assert verify_manifest(found) == []
+        seen.append("ended" if ended else found.name)
+    assert len(seen) > 40
+    assert found.name == "checkpoint-20"
+    # the marker decides: once the newer one is found it is found for good
+    assert seen[:-1] == sorted(seen[:-1])
+    assert set(seen) == {"checkpoint-10", "checkpoint-20", "ended"}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])

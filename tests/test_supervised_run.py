@@ -160,23 +160,6 @@ def test_an_orphaned_trainer_is_told_apart_and_can_still_be_stopped(lab: Lab) ->
     feed.close()
 
 
-def test_f4b_a_frozen_trainer_is_not_called_dead(lab: Lab) -> None:
-    run = lab.start()
-    feed = lab.feed(run)
-    tick_until(feed, lambda s: s.status is not None and len(s.history.train) > 1)
-    pid = lab.status(run).pid or 0
-    os.killpg(pid, signal.SIGSTOP)
-    beat = lab.status(run).seq
-    wait_for(lambda: lab.status(run).seq >= beat + 3)
-    state = feed.tick()
-    assert state.state in ("running", "silent", "starting")
-    os.killpg(pid, signal.SIGCONT)
-    seen = len(state.history.train)
-    tick_until(feed, lambda s: len(s.history.train) > seen)
-    stop_run(lab.host, run.run_dir, name=run.name)
-    feed.close()
-
-
 def test_f5_tmux_and_ssh_may_die_and_the_run_goes_on(lab: Lab) -> None:
     run = lab.start()
     before = lab.status(run)

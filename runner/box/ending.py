@@ -43,12 +43,15 @@ _WORDS = {
 }
 
 
-def judge_end(returncode: int | None, *, asked: str, killed: bool, oom_kills: int, tail: bytes) -> Ending:
+def judge_end(
+    returncode: int | None, *, asked: str, killed: bool, oom_kills: int, tail: bytes, no_room: bool = False
+) -> Ending:
     """Judge an ending.
 
     `returncode` is as `subprocess` gives it (negative for a signal), None when nobody could wait for it. `asked` is
     the reason of our stop, empty when we did not ask; `killed` whether we had to kill. `oom_kills` counts the kernel's
-    kills for memory during the run. `tail` is the end of what this run wrote to its log.
+    kills for memory during the run. `tail` is the end of what this run wrote to its log; with `no_room` on the disk for
+    a line more, the words that would explain a crash may be missing from it.
     """
     if returncode is None:
         return _by_signal(signal.SIGKILL, asked, killed, oom_kills) if killed else _unwaited(asked, tail)
@@ -67,7 +70,10 @@ def judge_end(returncode: int | None, *, asked: str, killed: bool, oom_kills: in
         return Ending(RunExit.DISK_FULL, "crashed", "the disk is full")
     if returncode == 127:
         return Ending(returncode, "crashed", "the command was not found (exit code 127)")
-    return Ending(returncode, "crashed", _last_words(tail) or f"exit code {returncode}")
+    said = _last_words(tail)
+    if no_room and not said:
+        return Ending(RunExit.DISK_FULL, "crashed", "the disk is full, not even the log had room for the reason")
+    return Ending(returncode, "crashed", said or f"exit code {returncode}")
 
 
 def _by_signal(number: int, asked: str, killed: bool, oom_kills: int) -> Ending:

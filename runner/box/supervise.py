@@ -49,6 +49,8 @@ from runner.rundir import (
 
 PERIOD_S = 1.0
 TAIL_BYTES = 32768
+LEAST_ROOM = 16384
+"""Bytes; less than this and a traceback may not have fitted into the log."""
 LEFTOVER_GRACE_S = 5.0
 """Seconds for what the trainer left running in its group after it ended itself."""
 
@@ -139,6 +141,7 @@ class Supervisor:
             killed=self._killed,
             oom_kills=proc.oom_kills() - oom_before,
             tail=self._log_tail(),
+            no_room=_no_room(self.run_dir.path),
         )
         return self._end(ending)
 
@@ -384,6 +387,15 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+def _no_room(path: Path) -> bool:
+    """Whether the file system has no room for a line more."""
+    try:
+        room = os.statvfs(path)
+    except OSError:
+        return False
+    return room.f_blocks > 0 and room.f_bavail * room.f_frsize < LEAST_ROOM
 
 
 def _tail(path: Path, size: int, start: int = 0) -> bytes:
