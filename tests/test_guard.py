@@ -371,7 +371,6 @@ def test_f15_on_a_real_box_the_guard_ends_the_rental_and_the_key_is_in_no_sessio
         done = subprocess.run(ssh, capture_output=True, text=True, timeout=120, check=True)
         assert done.stdout.splitlines()[0] == "0"
         assert json.loads(done.stdout.splitlines()[1])["ok"] is True
-        wait_for(lambda: box.intended == "stopped")
-        assert not container.alive()
+        wait_for(lambda: box.intended == "stopped" and not container.alive())
         for path in run_dir.iterdir():
             assert box.api_key not in path.read_text(errors="replace"), path

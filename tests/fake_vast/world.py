@@ -10,7 +10,8 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tests.fake_vast.boxes import DIRECT_HOST, PROXY_HOST, BoxHost, Container
 from tests.fake_vast.market import HOURS_PER_MONTH, priced, seed_offers
@@ -71,6 +72,21 @@ class Box:
     def usd(self) -> float:
         down = self.down_gb * float(self.offer["inet_down_cost"])
         return self.gpu_usd + self.disk_usd + down + self.up_gb * float(self.offer["inet_up_cost"])
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _alone(deed: Callable[Concatenate[World, P], T]) -> Callable[Concatenate[World, P], T]:
+    """One at a time with the ticks and the requests, also when a test calls it."""
+
+    @wraps(deed)
+    def locked(self: World, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.lock:
+            return deed(self, *args, **kwargs)
+
+    return locked
 
 
 class World:
@@ -156,6 +172,7 @@ class World:
 
     # -- deeds --------------------------------------------------------------------------------------------------------
 
+    @_alone
     def create(self, offer_id: int, request: dict[str, Any]) -> Box:
         """Rent; the checks are the server's."""
         offer = self.offers[offer_id]
@@ -185,6 +202,7 @@ class World:
         self._advance(box, now)
         return box
 
+    @_alone
     def set_status(self, box: Box, status: str | None) -> None:
         """Move a box to a status, with what that means for its processes."""
         if box.destroyed is not None:
@@ -214,16 +232,19 @@ class World:
             "VAST_TCP_PORT_22": str(box.container.direct_port),
         }
 
+    @_alone
     def halt(self, box: Box) -> None:
         """Stop its processes; the disk stays."""
         if box.destroyed is not None:
             return
-        box.status, box.intended, box.cur, box.next = "exited", "stopped", "stopped", "stopped"
         box.booting = False
         box.events = [event for event in box.events if event[0] == box.end_date]
         if self.host is not None:
             self.host.stop(box.id)
+        # said when it is done: who reads the word finds no process any more
+        box.status, box.intended, box.cur, box.next = "exited", "stopped", "stopped", "stopped"
 
+    @_alone
     def stop(self, box: Box) -> None:
         self.meter(box, self.clock())
         self.halt(box)
@@ -232,6 +253,7 @@ class World:
         """Somebody bid more: processes killed, disk kept and billed."""
         self.stop(box)
 
+    @_alone
     def start(self, box: Box) -> bool:
         """Start again; False when the GPU was let to somebody else."""
         self.meter(box, self.clock())
@@ -241,6 +263,7 @@ class World:
         self.set_status(box, "running")
         return True
 
+    @_alone
     def destroy(self, box: Box, by: str) -> None:
         self.meter(box, self.clock())
         box.destroyed, box.destroyed_by = self.clock(), by
@@ -249,6 +272,7 @@ class World:
         if self.host is not None:
             self.host.remove(box.id)
 
+    @_alone
     def attach_key(self, box: Box, public_key: str) -> None:
         if self.host is None:
             return
