@@ -1,16 +1,17 @@
 """When will auto-stop end the run: a distribution of the stop step.
 
-Futures of the eval loss come from two sources, mixed: analogs (`estimator.library`, 70 %) and a Bayesian power law with
-drift (`estimator.bayes`, 30 %); every future runs through the auto-stop machine from the state the run is in now. So a
-forecast can never name a step before the earliest legal stop or after the horizon, and works for any rule.
+Futures of the eval loss come from two sources, half from each: analogs (`estimator.library`) and a Bayesian learning
+curve with drift (`estimator.bayes`); every future runs through the auto-stop machine from the state the run is in now.
+So a forecast can never name a step before the earliest legal stop or after the horizon, and works for any rule.
 
 **The interval that is shown.** The stop step has an atom at the horizon, so central quantiles are too wide where the
 run surely goes on, and useless where it may do either. Shown is the shortest interval around the median that holds a
-chosen mass: `MASS_LATE` of everything where the run will probably reach the horizon, `MASS_EARLY` of the mass of the
-early stops where it will probably stop, in between a blend; a little more while few evals are known, and more when the
-library knows nothing like this curve. These numbers were chosen on curves held out by source, under six rules, so that
-the interval covers about 80 % of the runs that stop early and more of those that go on
-(see `python -m estimator.backtest --held-out`). `p10` and `p90` are the ends of this interval.
+chosen mass. Under the usual rule that is `MASS_LATE` of everything where the run will probably reach the horizon,
+`MASS_EARLY` of the mass of the early stops where it will probably stop, in between a blend; a little more while few
+evals are known, and more when the library knows nothing like this curve. Under rules far from it a plain
+`MASS_UNUSUAL` of everything, for there the finer choice was found not to hold. The numbers were chosen on curves held
+out by source, under fifteen rules (docs/forecast.md, `python -m estimator.backtest --held-out`). `p10` and `p90` are
+the ends of this interval.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimator.bayes import power_law_paths
-from estimator.library import AT_HOME, Library, Seen, analog_paths, neighbours, shipped
+from estimator.library import AT_HOME, Library, Seen, analog_paths, neighbours, shipped, unit_of
 from estimator.simulate import Floats, Ints, simulate_best, simulate_stop
 from estimator.view import RunView
 from runner.autostop import StopRule, StopState, earliest_stop, replay
 
-POWER_LAW_SHARE = 0.3
+POWER_LAW_SHARE = 0.5
 MASS_LATE = 0.82
 MASS_EARLY = 0.82
 BLEND = (0.35, 0.55)
@@ -37,6 +38,12 @@ FEW_EVALS = 0.04
 """Mass added per e-fold that fewer than six evals are known, at most 0.028; up to 0.012 is taken away beyond."""
 FAR_ANALOGS = 0.15
 """Mass added per e-fold that the analogs are further away than usual, at most 0.105; up to 0.023 is taken away."""
+USUAL_RULE = StopRule(4, 0.003)
+"""The rule under which the masses above were chosen."""
+MASS_UNUSUAL = 0.82
+"""Mass under rules far from the usual one, where the finer choice above has not been seen to hold."""
+LEAST_UNUSUAL = 0.3
+"""The plain mass has its say under the usual rule, too: the finer choice was made on few curves."""
 DEFAULT_PATHS = 512
 FEWEST_PATHS = 64
 LARGEST_WORK = 150_000
@@ -114,7 +121,7 @@ def forecast_stop(
     steps = np.array([*coming, view.horizon], dtype=np.int64)
     samples = np.sort(steps[index])
     p_early = float(np.mean(samples < view.horizon))
-    level = min(0.995, max(0.05, interval_mass(p_early, len(losses), distance) + widen))
+    level = min(0.995, max(0.05, interval_mass(p_early, len(losses), distance, rule) + widen))
     p10, p50, p90 = shortest_interval(samples, level)
     return StopForecast(
         samples=samples,
@@ -165,14 +172,25 @@ def futures_of(
     return np.concatenate([analogs, power_law_paths(losses, seen.length, own, rng)]), "mixture", distance
 
 
-def interval_mass(p_early: float, k: int, distance: float = AT_HOME) -> float:
-    """Mass the shown interval has to hold: from the probability of an early stop, the evals seen, and how far away the
-    analogs were.
+def interval_mass(p_early: float, k: int, distance: float = AT_HOME, rule: StopRule = USUAL_RULE) -> float:
+    """Mass the shown interval has to hold: from the probability of an early stop, the evals seen, how far away the
+    analogs were, and how unusual the rule is.
     """
     early = min(1.0, max(0.0, (p_early - BLEND[0]) / (BLEND[1] - BLEND[0])))
     more = FEW_EVALS * min(0.7, max(-0.3, math.log(6 / max(k, 1))))
     more += FAR_ANALOGS * min(0.7, max(-0.15, math.log(max(distance, 1e-3) / AT_HOME)))
-    return (1 - early) * (MASS_LATE + more) + early * (MASS_EARLY + more) * p_early
+    usual = (1 - early) * (MASS_LATE + more) + early * (MASS_EARLY + more) * p_early
+    odd = unusual(rule)
+    return (1 - odd) * usual + odd * MASS_UNUSUAL
+
+
+def unusual(rule: StopRule) -> float:
+    """How far a rule is from the usual one, `LEAST_UNUSUAL` to 1; 1 at one and a half times its patience or twice its
+    min_delta, or as much below.
+    """
+    patience = abs(math.log(rule.patience / USUAL_RULE.patience)) / math.log(1.5)
+    delta = abs(math.log(unit_of(rule.min_delta) / USUAL_RULE.min_delta)) / math.log(2)
+    return min(1.0, max(patience, delta, LEAST_UNUSUAL))
 
 
 def shortest_interval(samples: Ints, mass: float) -> tuple[int, int, int]:

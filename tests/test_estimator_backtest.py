@@ -98,3 +98,17 @@ def test_held_out_by_source_the_shipped_curves_are_forecast_as_well_as_promised(
     for family in {s.family for s in scored}:
         part = summary([s for s in scored if s.family == family])
         assert part["coverage80"] >= 0.70, family
+
+
+@pytest.mark.parametrize(
+    ("patience", "min_delta", "count_from"),
+    [(2, 0.001, "min_steps"), (3, 0.005, "start"), (6, 0.0, "start"), (8, 0.01, "min_steps"), (20, 0.005, "min_steps")],
+)
+def test_the_interval_holds_under_rules_that_are_far_from_the_usual_one(patience, min_delta, count_from):
+    library = shipped()
+    protocol = Protocol(patience, min_delta, count_from=count_from)
+    scored = score(library.curves, protocol, library, by_source(library.curves, library))
+    assert summary(scored)["coverage80"] >= 0.80
+    for family in {s.family for s in scored}:
+        part = summary([s for s in scored if s.family == family])
+        assert part["coverage80"] >= 0.66, family

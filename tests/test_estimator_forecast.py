@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from estimator.library import FILE, shipped
-from estimator.plateau import forecast_stop, interval_mass, shortest_interval
+from estimator.plateau import forecast_stop, interval_mass, shortest_interval, unusual
 from estimator.view import make_view
 from remote.forecast import forecast_run
 from runner.autostop import StopRule, earliest_stop, replay
@@ -52,6 +52,14 @@ def test_a_curve_that_falls_for_good_is_expected_to_reach_its_horizon():
     found = forecast(eval_view(falling, 20), StopRule(4, 0.003, 2))
     assert found.p50 == 20
     assert found.p_early < 0.25
+
+
+def test_a_fall_that_is_nearly_straight_is_not_called_a_plateau():
+    """A power law that starts at eval 1 would bend such a fall, and stop it by eval 30 or so."""
+    slow = [2.0 - 0.012 * i + 0.00002 * i * i for i in range(10)]
+    found = forecast(eval_view(slow, 50), StopRule(4, 0.003, 5))
+    assert found.p90 == 50
+    assert found.p_early < 0.7
 
 
 def test_a_flat_curve_is_expected_to_stop_as_soon_as_it_may():
@@ -137,6 +145,13 @@ def test_the_mass_changes_smoothly_with_the_probability_of_an_early_stop():
     assert max(abs(b - a) for a, b in itertools.pairwise(masses)) < 0.03
     assert interval_mass(0.1, 3) > interval_mass(0.1, 20)
     assert interval_mass(0.9, 6, distance=3.0) > interval_mass(0.9, 6, distance=1.0)
+
+
+def test_the_further_a_rule_is_from_the_usual_one_the_plainer_its_interval():
+    assert unusual(StopRule(4, 0.003)) == unusual(StopRule(4, 0.003, 50, "start")) < 1
+    assert unusual(StopRule(4, 0.003)) < unusual(StopRule(5, 0.003)) < unusual(StopRule(8, 0.003)) == 1
+    assert unusual(StopRule(4, 0.0)) == unusual(StopRule(2, 0.01)) == unusual(StopRule(20, 0.003)) == 1
+    assert interval_mass(0.7, 6, rule=StopRule(2, 0.001)) == interval_mass(0.1, 20, rule=StopRule(20, 0.0)) == 0.82
 
 
 def test_the_shipped_library_is_small_sourced_and_whole():
