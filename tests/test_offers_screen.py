@@ -218,9 +218,9 @@ async def test_a_machine_of_ones_own_stands_in_the_list_and_is_launched_on_witho
         await pilot.press("enter")
         await until(lambda: isinstance(pilot.app.screen, LaunchScreen), pilot)
         wizard = pilot.app.screen
-        assert wizard.command()[2:4] == ("--offer", "host:mine")
-        assert "use RTX 4090" in str(wizard.query_one("Vertical").border_title)
-        assert "will train" in wizard._deed().says[0]
+        assert wizard.draft.command()[2:4] == ("--offer", "host:mine")
+        assert wizard.draft.deed().verb == "Use"
+        assert "will train" in wizard.draft.deed().says[0]
 
 
 async def test_a_machine_on_which_a_launch_failed_is_not_offered(market, tmp_path, monkeypatch):

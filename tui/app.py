@@ -25,6 +25,7 @@ from tui.themes import DEFAULT_THEME, THEMES, palette_of
 if TYPE_CHECKING:
     from tui.alerts import Event
     from tui.axes import Marker
+    from tui.live_prices import LivePrices
     from tui.market import LiveMarket
     from tui.notices import Notices
     from tui.palette import Palette
@@ -78,6 +79,9 @@ class TunewatchApp(App[None]):
         """What is rented; None before it was looked at, and where nothing is."""
         self.rental_changed: Signal[RentalSnapshot] = Signal(self, "rental")
         self._rentals: Rentals | None = None
+        self.live_prices = True
+        """Whether the market is asked by itself for the quotes beside a run."""
+        self._prices: LivePrices | None = None
         self._notices: Notices | None = None
         self._palette: tuple[str, Palette] | None = None
         for theme in THEMES:
@@ -139,8 +143,33 @@ class TunewatchApp(App[None]):
         self.notices.begin()
         self.session.start(self._post_snapshot)
         self._watch_rentals()
+        self._watch_prices()
         if self.session.notice:
             self.notify(self.session.notice, severity="warning", timeout=10)
+
+    def _watch_prices(self) -> None:
+        """Keep the quotes those of the live market, unless a file of offers was given."""
+        from tui.live_prices import LivePrices
+
+        if self.live_prices and not self.session.recorded and not self.session.offers_from:
+            self._prices = LivePrices(self.market, self._front_run, self.session.use_offers)
+            self._prices.start()
+
+    def _front_run(self) -> RunSnapshot | None:
+        """The run that a person looks at, the newest one otherwise."""
+        target = next((t for s in reversed(self.screen_stack) if (t := getattr(s, "target", None))), None)
+        return self.snapshots.get(target) if target else None
+
+    def price_words(self) -> str:
+        """Where the prices beside a run come from, and how old they are; empty where nothing is quoted."""
+        from tui import words
+
+        if self.session.offers_from:
+            return f"prices from {Path(self.session.offers_from).name}"
+        if "market" in self.__dict__ and self.market.known:
+            trouble = ", the market does not answer" if self.market.trouble else ""
+            return f"live prices, {words.age(self.market.age_s)} old{trouble}"
+        return "example prices" if any(o.example for o in self.session.offers) else ""
 
     def _post_snapshot(self, snapshot: RunSnapshot) -> None:
         if self.is_running:
@@ -195,6 +224,8 @@ class TunewatchApp(App[None]):
         """Give the terminal its title back; let what waits be sent."""
         if self._rentals is not None:
             self._rentals.stop()
+        if self._prices is not None:
+            self._prices.stop()
         if self._notices is not None:
             self._notices.end()
 

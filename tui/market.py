@@ -7,6 +7,7 @@ does not ask again.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ PAUSE_S = 5.0
 """Seconds between two questions to the market: its searches have a quota."""
 STALE_S = 120.0
 """Seconds after which opening the screen asks again by itself."""
+AGAIN_S = 30.0
+"""Seconds after a fault until it is asked again by itself."""
 RECIPE = "stage5"
 """What a quote without a run is for, as in `tunewatch offers`."""
 
@@ -62,6 +65,8 @@ class LiveMarket:
         self.known = False
         """Whether there is a list."""
         self._recipes: dict[str | None, Recipe] = {}
+        self._asking = threading.Lock()
+        self._due = float("-inf")
 
     def configured(self) -> bool:
         """Whether there is somebody to ask: a key where the provider's SDK looks for one, or machines of one's own."""
@@ -75,6 +80,16 @@ class LiveMarket:
     def age_s(self) -> float:
         """Seconds since the list was read."""
         return self._clock() - self._read_at
+
+    @property
+    def read_at(self) -> float:
+        """When the list was read, by the market's clock."""
+        return self._read_at
+
+    @property
+    def due(self) -> bool:
+        """Whether the list has grown old and nobody has asked lately; after a fault a little later again."""
+        return self._clock() >= self._due and not self.wait_s and not self._asking.locked()
 
     @property
     def wait_s(self) -> float:
@@ -92,6 +107,11 @@ class LiveMarket:
 
     def ask(self, target: str | None) -> None:
         """Read the market for the recipe of a run. Blocks. A fault is kept as a sentence, with the list before it."""
+        with self._asking:
+            self._ask(target)
+            self._due = max(self._clock() + (AGAIN_S if self.trouble else STALE_S), self._not_before)
+
+    def _ask(self, target: str | None) -> None:
         from remote.listing import as_offers, read_market
         from remote.provider import RateLimitedError, Wanted
         from remote.sizing import disk_gb

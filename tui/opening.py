@@ -18,8 +18,11 @@ def new_session(offers_file: str | None = None) -> Session:
     from tui.session import Session
 
     settings = load_settings()
-    offers = load_offers(offers_file or settings.text("market.offers") or None)
-    return Session(offers, interval=settings.number("watch.front"), theme=settings.text("look.theme"))
+    chosen = offers_file or settings.text("market.offers")
+    offers = load_offers(chosen or None)
+    return Session(
+        offers, interval=settings.number("watch.front"), theme=settings.text("look.theme"), offers_from=chosen
+    )
 
 
 def quicken() -> None:

@@ -50,6 +50,8 @@ class Session:
     """USD for a run; spending more is told."""
     theme: str = ""
     """Name of the theme; empty for the default."""
+    offers_from: str = ""
+    """The file that the offers were read from; it stands above the live market. Empty for the bundled examples."""
     recorded: bool = False
     """Whether what is shown is a recording: it does not go on when the screen is left."""
     notice: str = ""
@@ -60,6 +62,14 @@ class Session:
     _post: Callable[[RunSnapshot], None] | None = None
     _waiting: list[WatchPlan] = field(default_factory=list)
     _bets: Calibrating | None = None
+    _live: Sequence[Offer] = ()
+    """The live market's, once it was read."""
+
+    def use_offers(self, offers: Sequence[Offer]) -> None:
+        """Quote every run from these from now on: today's prices in place of those it began with."""
+        self._live = tuple(offers)
+        for watch in list(self._watched.values()):
+            watch.maker.use(self._live)
 
     def start(self, post: Callable[[RunSnapshot], None]) -> None:
         """Begin to poll what was asked for so far; `post` is called from the polling threads."""
@@ -122,7 +132,7 @@ class Session:
             plan.target,
             plan.name or run_name(target.path),
             plan.choice or RuleChoice(),
-            self.offers,
+            self._live or self.offers,
             here,
             here.dph if here is not None and plan.dph is None else dph,
             # what is replayed, or read by a test's own feed, is nothing that came true

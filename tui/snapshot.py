@@ -182,6 +182,11 @@ class SnapshotMaker:
     _owed: bool = False
     """Whether training went on since then."""
 
+    def use(self, offers: Sequence[Offer]) -> None:
+        """Quote from other offers from the next look on."""
+        self.offers = offers
+        self._made_of = None
+
     def make(self, read: Any, *, at: float, tail: tuple[str, ...] = (), forecast: bool = True) -> RunSnapshot:
         """Join a `FeedState` with verdict and forecast. `at` is the monotonic time of the reading, in seconds.
 

@@ -140,6 +140,7 @@ def app_with(*snapshots: RunSnapshot, open_first: bool = True, **options: Any) -
     plan = WatchPlan(snapshots[0].target) if open_first and snapshots else None
     app = TunewatchApp(QuietSession(), plan=plan, **options)
     app.market = LiveMarket(enabled=False)  # whatever keys the machine that tests may have
+    app.live_prices = False
     for one in snapshots:
         app.snapshots[one.target] = one
     return app

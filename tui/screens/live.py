@@ -220,6 +220,7 @@ class LiveScreen(LiveActions, ChartKeys):
         self.query_one("#summary", Static).update(self._summary(snapshot))
         quoted = "the whole run elsewhere" if snapshot.ended else "finish and bill"
         self.query_one("#quotes", TextPane).border_title = f"{quoted}: opt / base / pess"
+        self.query_one("#quotes", TextPane).border_subtitle = self.control.price_words()
         for pane_id, make in (("stop", stop_words.panel), ("quotes", quote_words.panel)):
             pane = self.query_one(f"#{pane_id}", TextPane)
             if pane.display and pane.content_size.width:

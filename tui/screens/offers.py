@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from rich.text import Text
@@ -85,6 +86,8 @@ class OffersScreen(Screen[None]):
         self._quoted_step = 0
         self._count = ""
         self._typing = "budget"
+        self._seen = float("-inf")
+        """The reading of the market that is shown."""
 
     @property
     def control(self) -> TunewatchApp:
@@ -108,14 +111,27 @@ class OffersScreen(Screen[None]):
         self.query_one(DataTable).focus()
         self.control.theme_changed_signal.subscribe(self, lambda _: self._fill())
         self._snapshot = self.control.snapshots.get(self.target) if self.target else None
-        self.live = not self.control.session.recorded and self._market.configured()
+        session = self.control.session
+        # a file that was named stands above whatever key lies about
+        self.live = not session.recorded and not session.offers_from and self._market.configured()
         if self.live:
-            self.set_interval(1.0, self._head)
+            self.set_interval(1.0, self._tick)
             if self._market.known:
                 self._quote()
+            self._seen = self._market.read_at
             if self._market.age_s > STALE_S and not self._market.wait_s:
                 self._ask()
         self._fill()
+
+    def _tick(self) -> None:
+        """The age of the prices, each second; a list that has grown old is read again by itself."""
+        if self._market.read_at != self._seen and "market" not in self._busy:
+            self._seen = self._market.read_at  # the quotes beside the run have asked meanwhile
+            self._quote()
+            self._fill()
+        elif self._market.due and "market" not in self._busy and self.app.screen is self:
+            self._ask()
+        self._head()
 
     @property
     def _market(self) -> LiveMarket:
@@ -166,6 +182,7 @@ class OffersScreen(Screen[None]):
 
     def _asked(self, _: None) -> None:
         self._say("market", self._market.trouble)
+        self._seen = self._market.read_at
         if not self._market.trouble:
             self._say("offer", "")
             self._quote()
@@ -265,7 +282,8 @@ class OffersScreen(Screen[None]):
         asking = ", asking the live one" if "market" in self._busy else ""
         if any(o.example for o in self.control.session.offers):
             return f"   example prices, not today's{asking}"
-        return f"   from a file{asking}" if self.control.session.offers else asking
+        name = Path(self.control.session.offers_from).name or "a file"
+        return f"   from {name}{asking}" if self.control.session.offers else asking
 
     def _chosen(self) -> str | None:
         table = self.query_one(DataTable)
@@ -315,7 +333,9 @@ class OffersScreen(Screen[None]):
 
     def action_refresh(self) -> None:
         """Read the market again, not more often than its quota bears."""
-        if not self.live:
+        if self.control.session.offers_from:
+            self._say("market", f"The offers are those of {self.control.session.offers_from}, as asked for.")
+        elif not self.live:
             self._say("market", "There is no key for the provider: set VAST_API_KEY to see the live market.")
         elif "market" in self._busy:
             self._say("wait", "The market is being asked already.")
