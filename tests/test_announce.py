@@ -59,14 +59,14 @@ def receiver() -> Iterator[Receiver]:
     one.server.server_close()
 
 
-def delivered(to: Address, *events: Event, timeout: float = 5.0) -> list[str]:
+def delivered(to: Address, *events: Event, timeout: float = 60.0) -> list[str]:
     """Send and wait for the end; the sentences of trouble."""
     said: list[str] = []
     courier = Courier((to,), said.append, timeout=timeout)
     courier.start()
     for event in events:
         courier.send(event)
-    courier.finish(20)
+    courier.finish(200)
     assert not courier.is_alive()
     return said
 
@@ -136,7 +136,7 @@ def test_sending_never_waits_and_of_too_many_the_oldest_are_dropped(receiver: Re
     assert said
     assert set(said) == {"A notice was dropped: more happens than can be sent."}
     receiver.hold.set()
-    courier.finish(20)
+    courier.finish(200)
     assert WAITING <= len(receiver.got) < WAITING + 10
 
 

@@ -25,7 +25,7 @@ def tunewatch(tmp_path):
             text=True,
             env=env,
             cwd=tmp_path,
-            timeout=60,
+            timeout=240,
         )
         return done.returncode, done.stdout, done.stderr
 

@@ -367,7 +367,7 @@ def test_a_guard_that_cannot_be_proved_stops_the_launch(real: FakeVast, tmp_path
     assert 31_000_000 not in {box.id for box in real.world.living()}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come to pass in time"

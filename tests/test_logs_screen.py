@@ -254,17 +254,17 @@ def test_an_idle_log_tells_nothing(tmp_path: Path) -> None:
     told: queue.Queue[Report] = queue.Queue()
     work = LogWork(index, told.put)
     work.start()
-    assert told.get(timeout=10).change is Change.RESTARTED
+    assert told.get(timeout=120).change is Change.RESTARTED
     with pytest.raises(queue.Empty):
         told.get(timeout=4 * LOOK_S)
     work.look_for(Search(index, Pattern("line 7")))
-    assert not told.get(timeout=10).busy
+    assert not told.get(timeout=120).busy
     index.path.unlink()
-    assert told.get(timeout=10).change is Change.MISSING
+    assert told.get(timeout=120).change is Change.MISSING
     with pytest.raises(queue.Empty):
         told.get(timeout=4 * LOOK_S)
     work.stop()
-    work.join(10)
+    work.join(120)
     assert not work.is_alive()
 
 

@@ -280,7 +280,7 @@ def supervised(run: Path, epoch: int) -> subprocess.Popen[bytes]:
 
 
 def until(holds: object, what: str) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not holds():  # type: ignore[operator]
         assert time.monotonic() < end, what
         time.sleep(0.02)

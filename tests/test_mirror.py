@@ -54,8 +54,9 @@ class Flaky(LocalTransport):
         return chunk
 
 
-def pull_all(mirror: Mirror, remote: Path, tries: int = 200) -> None:
-    for _ in range(tries):
+def pull_all(mirror: Mirror, remote: Path, seconds: float = 120.0) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         try:
             pulled = mirror.pull(0.05)
         except UnreachableError:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 def run(*arguments, env=None, python=(sys.executable,), cwd=ROOT):
     return subprocess.run(
         [*python, "-m", "runner", *arguments], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True,
-        text=True, check=False, timeout=60,
+        text=True, check=False, timeout=240,
     )  # fmt: skip
 
 

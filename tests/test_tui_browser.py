@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from runner.metrics import MetricsWriter
 from runner.rundir import RunDir
 from tests.support.browser import Browser
+from tests.support.sshd import free_port
 
 
 @pytest.fixture
@@ -29,16 +29,14 @@ def run(tmp_path) -> RunDir:
 
 @pytest.mark.slow
 async def test_the_screen_lives_in_a_browser_takes_keys_and_serves_a_second_tab(tmp_path: Path, run: RunDir):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port("127.0.0.1")
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tui", "serve", str(run.path), "--port", str(port),
         env={**os.environ, "TUNEWATCH_HOME": str(tmp_path / "home"), "LANG": "C.UTF-8"},
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        for _ in range(200):
+        for _ in range(1200):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.close()

@@ -59,7 +59,7 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    async def until(self, words: str, seconds: float = 40.0) -> None:
+    async def until(self, words: str, seconds: float = 120.0) -> None:
         """Wait until the page's web sockets have received `words`."""
         for _ in range(int(seconds / 0.1)):
             if words in self.received:
@@ -105,7 +105,7 @@ class Browser:
             stderr=asyncio.subprocess.DEVNULL,
         )
         announced = self._folder / "DevToolsActivePort"
-        for _ in range(400):
+        for _ in range(1200):
             if announced.exists() and announced.read_text().strip():
                 break
             await asyncio.sleep(0.1)

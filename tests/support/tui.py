@@ -146,7 +146,7 @@ def app_with(*snapshots: RunSnapshot, open_first: bool = True, **options: Any) -
     return app
 
 
-async def until(condition: Callable[[], object], pilot: Any, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], pilot: Any, seconds: float = 120.0) -> None:
     """Let the application work until `condition` holds."""
     for _ in range(int(seconds / 0.02)):
         await pilot.pause()
