@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -286,20 +287,40 @@ def _answer(host: Transport, python: str, script: str, words: tuple[str, ...]) -
 def _install(host: Transport, facts: dict[str, Any], inner: str, missing: list[str]) -> None:
     """Install into the environment with the box's own pip (or uv), torch pinned to what is there."""
     q = shlex.quote
-    pin = f"torch=={facts['have']['torch']}\n" if facts["have"]["torch"] else ""
+    torch = facts["have"]["torch"]
+    pin = f"torch=={torch}\n" if torch else ""
     words = shlex.join(missing)
+    # pip sees the packages of the box through the environment; uv looks at the environment alone, and would install a
+    # torch of its own if it were not told that nothing needs one
+    without = 'printf "torch; python_version < \'0\'\\n" >"$c.over"' if torch else ': >"$c.over"'
     answer = host.run(
         f"c=$(mktemp) && cat > \"$c\" && if {q(facts['executable'])} -m pip --version >/dev/null 2>&1; then "
-        f"{q(facts['executable'])} -m pip --python {q(inner)} install -q --no-input -c \"$c\" {words}; "
-        f"elif command -v uv >/dev/null 2>&1; then uv pip install -q --python {q(inner)} -c \"$c\" {words}; "
-        "else echo 'neither pip nor uv is on the box' >&2; false; fi; rc=$?; rm -f \"$c\"; exit $rc",
+        f"{q(facts['executable'])} -m pip --python {q(inner)} install -q --no-input --retries 2 -c \"$c\" {words}; "
+        f"elif command -v uv >/dev/null 2>&1; then {without}; "
+        f"uv pip install -q --python {q(inner)} -c \"$c\" --override \"$c.over\" {words}; "
+        "else echo 'neither pip nor uv is on the box' >&2; false; fi; rc=$?; rm -f \"$c\" \"$c.over\"; exit $rc",
         stdin=pin.encode(), timeout=1800.0,
     )  # fmt: skip
     if answer.rc != 0:
+        said = answer.stderr.decode("utf-8", "replace")
+        if _NO_WAY_OUT.search(said):
+            why = "no package index is reached from there"
+        elif "from versions: none" in said:
+            why = "no package index that it knows has them"
+        else:
+            why = f"the installation failed: {(answer.complaint or str(answer.rc)).removeprefix('ERROR: ').rstrip('.')}"
         raise RefusedError(
-            f"{', '.join(missing)} could not be installed on {host.name}: {answer.complaint or answer.rc}.",
-            hint="Has the box a way out to a package index? tunewatch doctor HOST says so.",
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing on {host.name}, and {why}.",
+            hint=f"Install there what is missing, from an index or a folder of wheels that it can read: "
+            f"{facts['executable']} -m pip install {words}",
         )
+
+
+_NO_WAY_OUT = re.compile(
+    r"Retrying \(|Max retries|NewConnectionError|ConnectTimeout|Name or service not known|Temporary failure in name|"
+    r"Failed to (?:fetch|establish)|error sending request|dns error|Network is unreachable"
+)
+"""What pip and uv say when nobody answers."""
 
 
 def put_secrets(host: Transport, path: str, values: Mapping[str, str]) -> None:
