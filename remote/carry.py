@@ -19,7 +19,7 @@ WayName = Literal["hub", "direct", "laptop"]
 
 LAPTOP_MBIT = 100.0
 """Mbit/s counted for the laptop's own line, each direction, until it was measured."""
-SETUP_S = {"laptop": 0.2, "direct": 2.0, "hub": 10.0}
+SETUP_S = {"laptop": 0.2, "direct": 0.5, "hub": 10.0}
 """Seconds before the first byte: a key made, let in and taken out again; a repository looked up."""
 GUESSED_MBIT = 200.0
 """Mbit/s counted for a box about whose line nothing is said."""

@@ -16,13 +16,14 @@ import shlex
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from remote.arming import PythonCommand
 from remote.by_hub import Fetch
 from remote.carry import Line, Way, ways
 from remote.desk import Desk, Note
-from remote.direct import Door, is_reachable, opened, pull
+from remote.direct import Door, Ready, admitted, aside, forget, prepare, pull
 from remote.transport import Completed, LinkError, Transport, shell_path
 from runner.errors import NotFoundError, RefusedError, UnreachableError
 
@@ -133,51 +134,73 @@ def carry(
     begun = desk.mono()
     moved, used, spoiled = 0, "there already", False
     broken: list[str] = []
-    for attempt in range(1, tries + 1):
-        try:
-            laid = _ask(new, f"stage {shell_path(dest)}", cargo.files, timeout=HASH_S)
-            if laid["whole"]:
-                return Carried(moved, desk.mono() - begun, used)
-            missing = {n: int(laid["have"].get(n, 0)) for n in cargo.files}
-            left = sum(int(cargo.files[n]["bytes"]) - have for n, have in missing.items())
-            if left:
-                way = _choose(cargo, old, new, left, usd_per_h, hub is not None, broken)
-                used = way.name
-                meter = _Meter(note, way, cargo.size, cargo.size - left)
-                try:
-                    if hub is not None and (way.name == "hub" or old is None):
-                        lacking = [n for n, have in missing.items() if have < int(cargo.files[n]["bytes"])]
-                        hub(new.host, f"{dest}.carry", lacking)
-                    elif old is None:
-                        raise NotFoundError(f"{cargo.path} is neither on a box nor on the Hub.")
-                    elif way.name == "direct" and old.door is not None:
-                        with opened(old.host, new.host) as key:
-                            pull(new.host, old.door, key, cargo, missing, f"{dest}.carry", meter.add)
-                    else:
-                        _through_here(old.host, new.host, cargo, missing, f"{dest}.carry", meter.add)
-                except (UnreachableError, RefusedError) as error:
-                    if way.name != "laptop" and old is not None:
-                        broken.append(way.name)
-                        note.say(f"{way.name} does not work ({error.message}), another way")
-                        continue
+    closing: list[threading.Thread] = []
+    try:
+        for attempt in range(1, tries + 1):
+            try:
+                laid = _lay_out(cargo, old, new, dest, broken)
+                if laid.whole:
+                    return Carried(moved, desk.mono() - begun, used)
+                missing = {n: int(laid.have.get(n, 0)) for n in cargo.files}
+                left = sum(int(cargo.files[n]["bytes"]) - have for n, have in missing.items())
+                told: Mapping[str, Any] | None = None
+                if left:
+                    way = _choose(cargo, old, new, left, usd_per_h, hub is not None and "hub" not in broken, laid)
+                    used = way.name
+                    if laid.folder and way.name != "direct":
+                        closing.append(aside(new.host, partial(forget, new.host, laid.folder)))
+                    meter = _Meter(note, way, cargo.size, cargo.size - left)
+                    try:
+                        if hub is not None and (way.name == "hub" or old is None):
+                            lacking = [n for n, have in missing.items() if have < int(cargo.files[n]["bytes"])]
+                            hub(new.host, f"{dest}.carry", lacking)
+                        elif old is None:
+                            raise NotFoundError(f"{cargo.path} is neither on a box nor on the Hub.")
+                        elif way.name == "direct" and old.door is not None:
+                            with admitted(old.host, new.host, laid, closing):
+                                told = pull(new.host, new.python, old.door, laid, cargo, dest, meter.add)
+                        else:
+                            _through_here(old.host, new.host, cargo, missing, f"{dest}.carry", meter.add)
+                    except (UnreachableError, RefusedError) as error:
+                        if way.name != "laptop" and old is not None:
+                            broken.append(way.name)
+                            note.say(f"{way.name} does not work ({error.message}), another way")
+                            continue
+                        raise
+                    moved += left
+                if told is None:
+                    told = _ask(new, f"finish {shell_path(dest)}", cargo.files, timeout=HASH_S)
+                if told["ok"]:
+                    return Carried(moved, desk.mono() - begun, used)
+                if spoiled:
+                    raise SourceSpoiledError(
+                        f"{cargo.path} is not what its manifest says: {', '.join(told['wrong'][:3])}.",
+                        hint="An older checkpoint is used if there is one.",
+                    )
+                spoiled = True
+                note.say(f"{', '.join(told['wrong'][:3])} arrived wrong, once more")
+            except LinkError as error:
+                if attempt == tries:
                     raise
-                moved += left
-            told = _ask(new, f"finish {shell_path(dest)}", cargo.files, timeout=HASH_S)
-            if told["ok"]:
-                return Carried(moved, desk.mono() - begun, used)
-            if spoiled:
-                raise SourceSpoiledError(
-                    f"{cargo.path} is not what its manifest says: {', '.join(told['wrong'][:3])}.",
-                    hint="An older checkpoint is used if there is one.",
-                )
-            spoiled = True
-            note.say(f"{', '.join(told['wrong'][:3])} arrived wrong, once more")
-        except LinkError as error:
-            if attempt == tries:
+                note.say(f"{error.message} Going on with what is missing.")
+                desk.sleep(min(15.0, 0.5 * 2**attempt))
+        raise LinkError(f"checkpoint-{cargo.step} did not arrive within {tries} tries.")
+    finally:
+        for thread in closing:
+            thread.join(20.0)
+
+
+def _lay_out(cargo: Cargo, old: End | None, new: End, dest: str, broken: list[str]) -> Ready:
+    """What of the checkpoint is on the new box; where it may pull for itself, a key is made in the same breath."""
+    if old is not None and old.door is not None and "direct" not in broken:
+        try:
+            return prepare(new.host, new.python, old.door, dest, cargo.files)
+        except RefusedError as error:
+            if "disk" in error.message:
                 raise
-            note.say(f"{error.message} Going on with what is missing.")
-            desk.sleep(min(15.0, 0.5 * 2**attempt))
-    raise LinkError(f"checkpoint-{cargo.step} did not arrive within {tries} tries.")
+            broken.append("direct")
+    laid = _ask(new, f"stage {shell_path(dest)}", cargo.files, timeout=HASH_S)
+    return Ready(bool(laid["whole"]), laid["have"], "", "", False)
 
 
 def carry_file(old: Transport, new: Transport, source: str, dest: str) -> int:
@@ -198,17 +221,13 @@ def carry_file(old: Transport, new: Transport, source: str, dest: str) -> int:
 
 
 def _choose(
-    cargo: Cargo, old: End | None, new: End, left: int, usd_per_h: float, on_hub: bool, broken: list[str]
+    cargo: Cargo, old: End | None, new: End, left: int, usd_per_h: float, on_hub: bool, laid: Ready
 ) -> Way:  # fmt: skip
     """The best way that has not failed."""
     if old is None:
         found = ways(left, Line(), new.line, usd_per_h=usd_per_h, reachable=False, on_hub=True)
         return next(way for way in found if way.name == "hub")
-    reachable = old.door is not None and "direct" not in broken and is_reachable(new.host, old.door)
-    found = ways(
-        left, old.line, new.line, usd_per_h=usd_per_h, reachable=reachable, on_hub=on_hub and "hub" not in broken
-    )
-    return found[0]
+    return ways(left, old.line, new.line, usd_per_h=usd_per_h, reachable=laid.reachable, on_hub=on_hub)[0]
 
 
 class _Meter:

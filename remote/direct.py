@@ -3,19 +3,26 @@
 The key is made on the new box and never leaves it. Its public half is let into the old box with `restrict` (no
 terminal, no forwarding) and taken out again at the end; the old box is destroyed after a migration in any case. The new
 box accepts no other host key than the one the laptop knows the old box by.
+
+Each question to a box costs a round trip and a start of Python there, and a checkpoint of a hundred megabytes is
+through in less than a second: so there are three questions in all, and the tidying up happens beside the last one.
 """
 
 from __future__ import annotations
 
-import secrets
+import json
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from remote.arming import PythonCommand
 from remote.transport import LinkError, Transport, shell_path
+from runner.box.receive import ANSWER, MARK
 from runner.errors import RefusedError, TunewatchError
 
 if TYPE_CHECKING:
@@ -25,7 +32,10 @@ PULL_S = 6 * 3600.0
 """At most so long for all files."""
 SILENT_S = 60.0
 """A pull that brings nothing for so long is given up."""
-_MARK = "tunewatch-carry"
+PREPARE_S = 1800.0
+"""Seconds for a box to look at what it has: it may hash a checkpoint for that."""
+LOOK_S = 1.0
+"""A look waits on the box for so long: the end is known the moment it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,55 +48,75 @@ class Door:
     host_key: str
     """`type base64`, as the laptop knows it."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"host": self.host, "port": self.port, "user": self.user, "host_key": self.host_key}
 
-def is_reachable(new: Transport, door: Door) -> bool:
-    """Whether the new box meets an SSH server at the old one's address, and has a client to talk to it."""
-    script = (
-        "import socket,sys; s=socket.create_connection((sys.argv[1],int(sys.argv[2])),5); s.settimeout(5); "
-        "sys.exit(0 if s.recv(4)==b'SSH-' else 1)"
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The new box before a transfer."""
+
+    whole: bool
+    """The checkpoint is there already."""
+    have: Mapping[str, int]
+    """Bytes of each file that are there."""
+    folder: str
+    """Of the key, on the new box."""
+    key: str
+    """Its public half; empty where there is no ssh."""
+    reachable: bool
+    """Whether it meets an SSH server at the door."""
+
+
+def prepare(new: Transport, python: PythonCommand, door: Door, dest: str, files: Mapping[str, Any]) -> Ready:
+    """Lay out the checkpoint and make a key, in one question. Raises RefusedError and the link's errors."""
+    said = _document(
+        new, python(f"runner.box.receive prepare {shell_path(dest)}"), {"files": dict(files), "door": door.to_json()}
     )
-    try:
-        answer = new.run(
-            f"command -v ssh >/dev/null && command -v ssh-keygen >/dev/null && "
-            f"python3 -c {shlex.quote(script)} {shlex.quote(door.host)} {door.port}",
-            timeout=15.0,
-        )  # fmt: skip
-    except LinkError:
-        return False
-    return answer.rc == 0
+    return Ready(
+        bool(said["whole"]), {str(k): int(v) for k, v in said["have"].items()}, str(said["folder"]), str(said["key"]),
+        bool(said["key"]) and bool(said["reachable"]),
+    )  # fmt: skip
 
 
 @contextmanager
-def opened(old: Transport, new: Transport) -> Iterator[str]:
-    """A folder on the new box with a key that the old box accepts, until the end of the block."""
-    mark = f"{_MARK}-{secrets.token_hex(4)}"
-    folder = f"{new.home()}/tunewatch/{mark}"
-    # a pull of an earlier try would append to the same files
-    new.run(f"pkill -f '[{_MARK[0]}]{_MARK[1:]}-.*/(pull.sh|key) '; true", timeout=15.0)
-    made = new.run(
-        f"rm -rf \"$HOME\"/tunewatch/{_MARK}-* && mkdir -p -m 700 {shlex.quote(folder)} && "
-        f"ssh-keygen -q -t ed25519 -N '' -C {mark} -f {shlex.quote(folder)}/key && cat {shlex.quote(folder)}/key.pub",
-        timeout=30.0,
-    )  # fmt: skip
-    if made.rc != 0 or not made.text.startswith("ssh-ed25519 "):
-        raise RefusedError(f"{new.name} cannot make a key for the transfer: {made.complaint or made.rc}.")
-    line = f"restrict {made.text}"
+def admitted(old: Transport, new: Transport, ready: Ready, closing: list[threading.Thread]) -> Iterator[None]:
+    """Let the new box's key into the old one until the end of the block; both are tidied beside what comes after.
+
+    The threads that do so are added to `closing`.
+    """
     try:
         # what an earlier, cut transfer left in the file goes with the same edit
-        _authorise(old, f"printf '%s\\n' {shlex.quote(line)}")
-        yield folder
+        _authorise(old, f"printf '%s\\n' {shlex.quote(f'restrict {ready.key}')}")
+        yield
     finally:
-        with suppress(TunewatchError):
-            _authorise(old, ":")
-        with suppress(TunewatchError):
-            new.run(f"rm -rf {shlex.quote(folder)}", timeout=15.0)
+        closing.append(aside(old, partial(_authorise, old, ":")))
+        closing.append(aside(new, partial(forget, new, ready.folder)))
+
+
+def aside(host: Transport, tidy: Callable[[], None]) -> threading.Thread:
+    """Tidy up on a host while other things go on; what cannot be tidied now is by the next transfer."""
+    thread = threading.Thread(target=_quietly, args=(tidy,), name=f"tidy {host.name}", daemon=True)
+    thread.start()
+    return thread
+
+
+def _quietly(call: Callable[[], None]) -> None:
+    with suppress(TunewatchError):
+        call()
+
+
+def forget(new: Transport, folder: str) -> None:
+    """Remove a key and its folder from the new box."""
+    new.run(f"rm -rf {shlex.quote(folder)}", timeout=15.0)
 
 
 def _authorise(old: Transport, line: str) -> None:
     """Rewrite authorized_keys without keys of earlier transfers, with the output of `line` at its end."""
     answer = old.run(
         'umask 077; mkdir -p "$HOME"/.ssh && cd "$HOME"/.ssh && touch authorized_keys && '
-        f"{{ grep -v {_MARK} authorized_keys; {line}; }} > .authorized_keys.part; "
+        f"{{ grep -v {MARK} authorized_keys; {line}; }} > .authorized_keys.part; "
         "cat .authorized_keys.part > authorized_keys && rm -f .authorized_keys.part",
         timeout=20.0,
     )
@@ -95,51 +125,53 @@ def _authorise(old: Transport, line: str) -> None:
 
 
 def pull(
-    new: Transport,
-    door: Door,
-    key: str,
-    cargo: Cargo,
-    have: Mapping[str, int],
-    carry_dir: str,
-    add: Callable[[int], None],
-) -> None:
-    """Run the pull on the new box in the background and look at it grow; raises LinkError when it stands still.
+    new: Transport, python: PythonCommand, door: Door, ready: Ready, cargo: Cargo, dest: str, add: Callable[[int], None]
+) -> dict[str, Any]:
+    """Run the pull on the new box in the background and look at it grow: `{"ok", "wrong"}` as of a finished transfer.
 
-    Each file goes on from the bytes that are there. The pull ends with its shell: a broken link to the laptop lets it
-    go on, and the next try finds what it brought.
+    Raises LinkError when it stands still or the stream breaks. A broken link to the laptop lets it go on, and the next
+    try finds what it brought.
     """
     q = shlex.quote
-    new.put(f"[{door.host}]:{door.port} {door.host_key}\n".encode(), f"{key}/known_hosts", mode=0o600)
-    options = (
-        f"-i {q(key)}/key -p {door.port} -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes "
-        f"-o UserKnownHostsFile={q(key)}/known_hosts -o ConnectTimeout=10 -o ServerAliveInterval=10 -o LogLevel=ERROR"
+    asked = {"files": dict(cargo.files), "source": cargo.path, "door": door.to_json(), "folder": ready.folder}
+    names = " ".join(shell_path(f"{dest}.carry/{name}") for name in cargo.files)
+    answer = f"{ready.folder}/{ANSWER}"
+    look = (
+        f"i=0; while [ ! -e {q(answer)} ] && [ $i -lt {LOOK_S / 0.02:.0f} ]; do sleep 0.02; i=$((i+1)); done; "
+        f'cat {q(answer)} 2>/dev/null; echo; for f in {names}; do wc -c < "$f" 2>/dev/null; done'
     )
-    lines = []
-    for name, done in have.items():
-        if done < int(cargo.files[name]["bytes"]):
-            source = q(f"tail -c +{done + 1} -- {shell_path(f'{cargo.path}/{name}')}")
-            target = q(f"{carry_dir}/{name}")
-            lines.append(f"ssh {options} {q(f'{door.user}@{door.host}')} {source} </dev/null >> {target}")
-    script = " &&\n".join(lines)
-    new.put(f"#!/bin/sh\n{script}\necho $? > {q(key)}/rc\n".encode(), f"{key}/pull.sh", mode=0o700)
-    new.run(f"setsid sh {q(key)}/pull.sh </dev/null >{q(key)}/out 2>&1 &", timeout=20.0)
-    total, seen = sum(int(f["bytes"]) for f in cargo.files.values()), sum(have.values())
-    names = " ".join(q(f"{carry_dir}/{name}") for name in cargo.files)
+    words = f"cat > {q(ready.folder)}/asked.json"
+    start = (
+        f"{words} && {{ setsid sh -c {q(python(f'runner.box.receive pull {shell_path(dest)}'))} "
+        f"< {q(ready.folder)}/asked.json > {q(ready.folder)}/log 2>&1 & }}; {look}"
+    )
+    seen = sum(ready.have.values())
     moved_at = begun = time.monotonic()
-    wait = 0.05
+    shown = new.run(start, stdin=json.dumps(asked).encode(), timeout=30.0)
     while True:
-        look = new.run(f'for f in {names}; do wc -c < "$f"; done; echo; cat {q(key)}/rc 2>/dev/null', timeout=30.0)
-        sizes, _, ending = look.stdout.decode().partition("\n\n")
-        size, rc = sum(int(word) for word in sizes.split()), ending.strip()
+        ending, _, sizes = shown.stdout.decode("utf-8", "replace").partition("\n")
+        if ending.strip():
+            told = dict(json.loads(ending))
+            if told.get("error"):
+                raise LinkError(f"The box cannot pull from {door.host}: {told['error']}.")
+            add(cargo.size - seen)
+            return told
+        size = sum(int(word) for word in sizes.split() if word.isdigit())
         if size > seen:
             add(size - seen)
             seen, moved_at = size, time.monotonic()
-        if rc:
-            if rc == "0" and size == total:
-                return
-            said = new.run(f"tail -n 1 {q(key)}/out", timeout=10.0).text
-            raise LinkError(f"The box cannot pull from {door.host}: {said or f'exit status {rc}'}.")
         if time.monotonic() - moved_at > SILENT_S or time.monotonic() - begun > PULL_S:
             raise LinkError(f"Nothing came from {door.host} for {SILENT_S:.0f} s.")
-        time.sleep(wait)
-        wait = min(0.25, wait * 1.5)
+        shown = new.run(look, timeout=30.0)
+
+
+def _document(host: Transport, command: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    answer = host.run(command, stdin=json.dumps(asked).encode(), timeout=PREPARE_S)
+    if answer.rc != 0:
+        if "No space left" in answer.complaint:
+            raise RefusedError(f"The disk of {host.name} is full.", hint="Rent more disk.")
+        raise RefusedError(f"{host.name} cannot prepare the transfer: {answer.complaint or answer.rc}.")
+    try:
+        return dict(json.loads(answer.stdout.splitlines()[-1]))
+    except (ValueError, IndexError):
+        raise LinkError(f"{host.name} did not answer about its checkpoints.") from None

@@ -112,15 +112,19 @@ def stage(dest: Path, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"whole": False, "have": have}
 
 
-def finish(dest: Path, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Compare every hash, seal and rename: `{"ok": bool, "wrong": [names]}`. What is wrong is removed."""
+def finish(dest: Path, wanted: dict[str, dict[str, Any]], *, seen: dict[str, str] | None = None) -> dict[str, Any]:
+    """Compare every hash, seal and rename: `{"ok": bool, "wrong": [names]}`. What is wrong is removed.
+
+    `seen` are the hashes of files (by path) that this very process took while it wrote them; they are not read again.
+    """
     if _is_whole(dest, wanted):
         return {"ok": True, "wrong": []}
     carry = dest.with_name(dest.name + CARRY)
     wrong = []
     for name, want in wanted.items():
         path = carry / name
-        if not path.is_file() or hash_file(path, flush=True)["sha256"] != want["sha256"]:
+        known = (seen or {}).get(path.as_posix())
+        if not path.is_file() or (known or hash_file(path, flush=True)["sha256"]) != want["sha256"]:
             wrong.append(name)
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
