@@ -134,7 +134,8 @@ class Guard:
         alive = bool(status and not status.ended and (now - self._seq_at < SILENT_S or _process_lives(status)))
         if status is not None and status.step is not None and status.step != self._step:
             self._step, self._busy_at = status.step, now
-        if now - self._busy_at > 10.0:
+        # the GPU is asked before idleness could be decided without it, however short the limit
+        if now - self._busy_at > min(10.0, (self.limits.idle_s or 20.0) / 2):
             use = self._gpu_use()
             if alive and use is not None and use > IDLE_GPU:
                 self._busy_at = now
