@@ -4,7 +4,8 @@
     python -m estimator.backtest --held-out
 
 The first form forecasts the curves of a file with the library that ships; a curve that is itself in that library, and
-all others from its source, are left out of it for this forecast. The second holds out the shipped curves by source.
+all others from its source, are left out of it for this forecast. The second holds out the shipped curves by source; the
+curves that the project made itself teach there and are not scored.
 Everything is counted in evaluations: a run of N evals stands for a horizon of N, and the rule counts in them too. For
 each share of progress the first k evals are shown, and (p10, p50, p90) are compared with the eval at which the rule
 really stopped. pinball and width are shares of N.
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from estimator.library import Curve, Library, shipped, trimmed
+from estimator.library import STUDY, Curve, Library, shipped, trimmed
 from estimator.pack import read_curves
 from estimator.plateau import forecast_stop
 from estimator.view import RunView
@@ -145,6 +146,11 @@ def by_source(curves: Sequence[Curve], library: Library) -> Callable[[int], Call
     return for_curve
 
 
+def recorded(library: Library) -> list[Curve]:
+    """The curves of the library that somebody else recorded: those it is judged by."""
+    return [curve for curve in library.curves if curve.kind != STUDY]
+
+
 def summary(scored: Sequence[Scored]) -> dict[str, float | None]:
     """The numbers of the contract, None where there is nothing to average."""
     stoppers = [s for s in scored if s.stopper]
@@ -232,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         protocol = Protocol(args.patience, args.min_delta, args.min_steps_frac, args.count_from)
         protocol.rule(10)
-        curves = library.curves if args.curves is None or args.held_out else read_curves(args.curves)
+        curves = recorded(library) if args.curves is None or args.held_out else read_curves(args.curves)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"estimator.backtest: {error}\n")
         return 2

@@ -1,6 +1,7 @@
 """Real evaluation curves and what they say about a new one: analogs continued through the auto-stop machine.
 
-`curves.npz` holds evaluation-loss curves of public training runs (sources in CURVES.md, packed by `estimator.pack`).
+`curves.npz` holds evaluation-loss curves of public training runs and of the miniature study (sources in CURVES.md,
+packed by `estimator.pack`).
 A *state* is one curve after its first k evals, described by a few numbers in units of the rule's min_delta. For a run
 the nearest states are found, at most two per curve, and the run is continued the way those curves went on: their
 increments, scaled to the run's own recent movement, in absolute evals or stretched to the run's horizon. What comes
@@ -27,6 +28,10 @@ NEIGHBOURS = 60
 PER_CURVE = 2
 BANDWIDTH_RANK = 15
 """The kernel's width is the distance of this neighbour, so it adapts to how crowded the library is there."""
+STUDY = "study"
+"""The kind of the curves that the project made itself: real Trainer runs of the miniature study."""
+STUDY_TRUST = 0.5
+"""Weight of such a curve beside one that somebody recorded elsewhere."""
 AT_HOME, FAR = 1.15, 4.0
 """Distances to the nearest analogs: usual for the library's own curves held out, and for a curve unlike them all."""
 WEIGHTS = np.array([1.0, 1.0, 1.0, 0.7, 1.0, 1.0, 0.7, 1.0, 1.0, 0.5, 0.5])
@@ -76,6 +81,8 @@ def group_of(kind: str, repo: str, path: str) -> str:
         return "nanogpt:" + "/".join(path.split("/")[:3])
     if kind == "taskset":
         return "taskset:" + path
+    if kind == STUDY:
+        return STUDY
     return "hf:" + repo
 
 
@@ -95,6 +102,7 @@ class Library:
         self.losses: Floats = np.stack([np.pad(v, (0, width - len(v)), mode="edge") for v in values])
         self.groups = np.array([c.group for c in self.curves])
         self.families = np.array([c.family for c in self.curves])
+        self.trust: Floats = np.where(self.families == STUDY, STUDY_TRUST, 1.0)
         rows = [np.column_stack([np.full(n - 1, i), np.arange(1, n)]) for i, n in enumerate(self.lengths)]
         states = np.concatenate(rows)
         self.curve: Ints = states[:, 0]
@@ -236,8 +244,10 @@ def neighbours(
         return candidates, np.zeros(0), FAR
     if seen.k == 0:
         # what tunewatch watches is a fine-tune more often than not: half of the weight is theirs
-        tunes = library.families[library.curve[candidates]] == "hf"
-        prior = np.where(tunes, 0.5 / max(1, tunes.sum()), 0.5 / max(1, (~tunes).sum()))
+        owners = library.curve[candidates]
+        tunes = np.isin(library.families[owners], ("hf", STUDY))
+        trust = library.trust[owners]
+        prior = trust * np.where(tunes, 0.5 / max(1.0, trust[tunes].sum()), 0.5 / max(1.0, trust[~tunes].sum()))
         return candidates, prior / prior.sum(), AT_HOME
     one = np.zeros(1, dtype=np.int64)
     mine = describe(
@@ -253,7 +263,7 @@ def neighbours(
     picked = _nearest(distance, library.curve[candidates])
     near = distance[picked]
     width = near[min(len(near) - 1, BANDWIDTH_RANK)] + 1e-6
-    weight = np.exp(-0.5 * (near / width) ** 2)
+    weight = library.trust[library.curve[candidates[picked]]] * np.exp(-0.5 * (near / width) ** 2)
     return candidates[picked], weight / weight.sum(), float(width)
 
 

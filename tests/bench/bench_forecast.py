@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from estimator.backtest import Protocol, Scored, by_source, score, summary, tables
+from estimator.backtest import Protocol, Scored, by_source, recorded, score, summary, tables
 from estimator.library import shipped, trimmed
 from estimator.offer import Offer
 from estimator.plateau import forecast_stop, shortest_interval
@@ -36,7 +36,7 @@ def best_of(action, times: int = 7) -> float:
 
 def walk(row: Scored, paths: int = 400) -> tuple[int, int, int]:
     """P10, P50, P90 of a random walk over the gains seen."""
-    curve = shipped().curves[row.curve]
+    curve = recorded(shipped())[row.curve]
     losses = trimmed(curve.steps, curve.losses)
     rule = Protocol().rule(row.length)
     state = replay(rule, [(i, float(v)) for i, v in enumerate(losses[: row.k], 1)])
@@ -81,7 +81,8 @@ def main() -> None:
     print(f"speed of an unseen GPU, median   {np.median(errors):8.3f}  {0.06:8.3f}  {np.median(errors) / 0.06:6.2f}")
     p90 = float(np.quantile(errors, 0.9))
     print(f"speed of an unseen GPU, P90      {p90:8.3f}  {0.20:8.3f}  {p90 / 0.20:6.2f}")
-    scored = score(library.curves, Protocol(), library, by_source(library.curves, library))
+    curves = recorded(library)
+    scored = score(curves, Protocol(), library, by_source(curves, library))
     ours = summary(scored)["pinball"] or float("nan")
     for name, rival in (
         ("horizon", pinball([(s, (s.length,) * 3) for s in scored])),
