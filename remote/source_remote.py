@@ -6,6 +6,7 @@ before, and without, any answer from the host.
 
 from __future__ import annotations
 
+import difflib
 import random
 import threading
 import time
@@ -19,7 +20,7 @@ from remote.link import Backoff, Link
 from remote.mirror import Mirror, mirror_folder
 from remote.source import Files, Freshness, choose_log
 from remote.target import Target
-from remote.transport import AuthError, Transport, shell_path
+from remote.transport import AuthError, LinkError, Transport, shell_path
 from runner import rundir
 from runner.errors import NotFoundError, RefusedError, TunewatchError, UnreachableError
 from runner.rundir import Status
@@ -118,7 +119,9 @@ class RemoteSource:
         ever = self._last_answer is not None
         age = None if self._last_answer is None else now - self._last_answer
         detail = ""
-        if isinstance(self._trouble, (UnreachableError, RefusedError)) and self._backoff.failures:
+        if isinstance(self._trouble, LinkError) and self._backoff.failures and ever:
+            detail = f"No answer from {self._host.name}, the run may be perfectly well. {self._trouble.message}"
+        elif isinstance(self._trouble, (UnreachableError, RefusedError)) and self._backoff.failures:
             detail = self._trouble.message
         elif not ever:
             detail = "connecting"
@@ -173,7 +176,11 @@ class RemoteSource:
         # the first question pays for the connection; on a link that answered before, silence means a loss
         patience = _FIRST_S if self._last_answer is None else _DEADLINE_S
         began = self._clock()
-        info = self._host.stat(self._path, timeout=patience)
+        try:
+            info = self._host.stat(self._path, timeout=patience)
+        except NotFoundError as error:
+            known = self._trouble if isinstance(self._trouble, NotFoundError) else None
+            raise known or NotFoundError(error.message, hint=self._nearby(patience)) from None
         self._rtt = self._clock() - began
         self._host.home(timeout=patience)
         self._looked_at = now
@@ -189,6 +196,24 @@ class RemoteSource:
                 self._log = self._mirror(f"{self._path}/{chosen}")
         if rundir.METRICS in names and (self._metrics is None or not self._metrics.remote):
             self._metrics = self._mirror(f"{self._path}/{rundir.METRICS}")
+
+    def _nearby(self, patience: float) -> str:
+        """What there is instead of a path that is not there: names in the nearest folder above it that exists."""
+        wanted, top = self._path, "/" if self._path.startswith("/") else "~"
+        while True:
+            above, _, name = wanted.rpartition("/")
+            wanted = above if above.strip("~/") else top
+            try:
+                names = [n for n in self._host.listdir(wanted, timeout=patience) if not n.startswith(".")]
+            except (NotFoundError, RefusedError):
+                if wanted == top:
+                    return "Paths are absolute, or relative to the home directory there."
+                continue
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:6]
+            if not near:
+                return f"{wanted} is there, and empty."
+            more = f" and {len(names) - len(near)} more" if len(names) > len(near) else ""
+            return f"{wanted} is there, and holds {', '.join(near)}{more}."
 
     def _mirror(self, remote: str) -> Mirror:
         copy = Mirror(self._host, remote, self._store / remote.rpartition("/")[2])

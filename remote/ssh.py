@@ -245,7 +245,7 @@ class SshTransport(SshFiles):
         try:
             yield
         except (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError) as error:
-            known = None if expired.is_set() else file_error(error, path, self.name)
+            known = None if expired.is_set() else file_error(error, path, self.login.user, self.name)
             if known is not None:
                 raise known from error
             client.close()

@@ -267,7 +267,7 @@ class SshFiles(Closing):
         if answer.rc == _MISSING:
             raise NotFoundError(f"{path} does not exist on {self.name}.")
         if answer.rc == _DENIED:
-            raise NoPermissionError(f"{path} may not be read by {self.login.user} on {self.name}.")
+            raise _not_readable(path, self.login.user, self.name)
         if answer.rc == _FOLDER:
             raise RefusedError(f"{path} is a folder on {self.name}, not a file.")
         if answer.rc not in (0, -1):
@@ -311,14 +311,21 @@ def _pieces(data: bytes | Path) -> Iterator[tuple[int, bytes]]:
             yield done, piece
 
 
-def file_error(error: BaseException, path: str, host: str) -> TunewatchError | None:
+def _not_readable(path: str, user: str, host: str) -> NoPermissionError:
+    return NoPermissionError(
+        f"{path} may not be read by {user} on {host}.",
+        hint=f"Log in as the user whose run it is (USER@{host}:{path}), or allow it there: chmod -R a+rX {path}",
+    )
+
+
+def file_error(error: BaseException, path: str, user: str, host: str) -> TunewatchError | None:
     """What an SFTP server said about a path; None for everything that is the link's fault."""
     if not path or not isinstance(error, OSError) or isinstance(error, (TimeoutError, ConnectionError)):
         return None
     if error.errno == errno.ENOENT:
         return NotFoundError(f"{path} does not exist on {host}.")
     if error.errno == errno.EACCES:
-        return NoPermissionError(f"{path} may not be read by this user on {host}.")
+        return _not_readable(path, user, host)
     if str(error) in ("Failure", "Is a directory"):
         return RefusedError(f"{path} cannot be read on {host}; is it a folder?")
     return None

@@ -137,6 +137,23 @@ def test_the_same_sentences_are_said_over_ssh(tmp_path: Path) -> None:
             feed.close()
 
 
+def test_a_path_that_is_not_there_names_what_is_nearest_over_ssh(tmp_path: Path) -> None:
+    with Sshd(tmp_path / "box") as box:
+        (box.home / "proj" / "runs" / "stage5").mkdir(parents=True)
+        (box.home / "proj" / "notes").touch()
+        for path, words in (
+            ("proj/runs/stage6/log.txt", "proj/runs is there, and holds stage5."),
+            (f"{box.home}/proj/rnus", f"{box.home}/proj is there, and holds runs and 1 more."),
+            ("elsewhere/log.txt", "~ is there, and holds proj."),
+            ("proj/runs/stage5/log.txt", "proj/runs/stage5 is there, and empty."),
+        ):
+            feed = RunFeed(f"box:{path}", home=tmp_path, connect=lambda _: box.connect(tmp_path))
+            with pytest.raises(NotFoundError) as told:
+                feed.settle(60)
+            assert told.value.hint == words
+            feed.close()
+
+
 def test_a_log_that_appears_later_is_picked_up(tmp_path: Path) -> None:
     feed = RunFeed(str(tmp_path / "later.txt"), home=tmp_path)
     assert feed.tick().problem is not None
