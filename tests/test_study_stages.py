@@ -10,6 +10,7 @@ from runner import rundir
 from runner.__main__ import main
 from runner.errors import RunExit
 from runner.metrics import MetricsReader
+from runner.report import read_report
 from runner.rundir import RunDir
 from runner.study.load import read_mask
 from runner.study.stages import Study
@@ -84,6 +85,8 @@ def test_stage_3_trains_from_jsonl_and_stage_4_evaluates_its_checkpoint_under_it
     assert read_mask(checkpoint) == "prompt_bidirectional"
     assert run("stage4", tmp_path / "4", ground, "--set", f"checkpoint={checkpoint}") == 0
     assert metrics(tmp_path / "4")["mask"] == "prompt_bidirectional"
+    assert metrics(tmp_path / "4", "metrics-non_prefill.json")["mask"] == "causal"
+    assert set(read_report([tmp_path / "4"]).stages) == {"stage4", "non_prefill"}
 
 
 def test_stage_5_stops_itself_and_runs_stage_4_and_the_comparison(ground, tmp_path):

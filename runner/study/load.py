@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from runner.errors import NotFoundError, UsageError
 from runner.recipe import MaskMode
+from runner.study.fetch import fetch_weights, is_folder_of_a_repository
 from runner.study.mask import ATTENTION, PREFIX_CLASSES, MaskError, PrefixLM
 
 _TEXT_KEYS = {r"^language_model\.model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
@@ -39,7 +40,7 @@ def load_model(
     dtype: str = "float32",
     override: bool = False,
 ) -> Loaded:
-    """Load model and tokenizer from a local directory or a Hub id under `mask`.
+    """Load model and tokenizer from a local directory, a Hub id or a folder of a Hub repository under `mask`.
 
     Raises NotFoundError for a name that does not exist, UsageError for a model that cannot be used, MaskError when the
     checkpoint was made for another mask and `override` is False.
@@ -49,6 +50,9 @@ def load_model(
     if attention not in ATTENTION:
         raise MaskError(f"Attention '{attention}' ignores the prompt mask.", hint=f"Use one of {', '.join(ATTENTION)}.")
     name, notes = str(source), []
+    if is_folder_of_a_repository(name):
+        name = str(fetch_weights(name, revision))
+        notes.append(f"{source} fetched from the Hub")
     where: dict[str, Any] = {} if Path(name).is_dir() else {"revision": revision}
     if (Path(name) / "adapter_config.json").is_file():
         return _load_adapter(Path(name), mask=mask, attention=attention, dtype=dtype, override=override)
@@ -140,6 +144,8 @@ def read_config(source: str | Path, revision: str = "main") -> Any:
     from transformers import AutoConfig
 
     name = str(source)
+    if is_folder_of_a_repository(name):
+        name = str(fetch_weights(name, revision))
     with _translated(name, revision):
         return AutoConfig.from_pretrained(name, **({} if Path(name).is_dir() else {"revision": revision}))
 

@@ -1,8 +1,8 @@
 """The stages of the study: what each kind of recipe does, and how its end is told.
 
 Stage 1 evaluates the base model causally, stage 2 with the prompt attending to itself, stage 3 and 5 fine-tune under
-that mask, stage 4 evaluates the result under it, and the comparison evaluates it causally. Stage 5 and the miniature
-study run stage 4 and the comparison themselves and end in summary.json. Whatever happens, the last event in
+that mask, stage 4 evaluates the result under it, and the comparison after it evaluates it causally. Stage 5 and the
+miniature study run stage 4 and the comparison themselves and end in summary.json. Whatever happens, the last event in
 metrics.jsonl says how the run ended and with which code; a stage that an earlier process of this run has finished is
 not run again.
 """
@@ -175,7 +175,10 @@ class Study:
         kind = self.recipe.kind
         if kind in ("stage1", "stage2", "stage4"):
             source = self.recipe.model.checkpoint if kind == "stage4" else self.recipe.model.base
-            self.evaluate(kind, self.load(source), self.recipe.mask)
+            loaded = self.load(source)
+            self.evaluate(kind, loaded, self.recipe.mask)
+            if kind == "stage4" and self.recipe.evaluate.comparison:
+                self.evaluate("non_prefill", loaded, "causal")
             return RunExit.FINISHED, "evaluated"
         if kind == "demo":
             base = self.load(self.recipe.model.base, mask="causal")
