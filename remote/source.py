@@ -121,6 +121,8 @@ class LocalSource:
         self._fresh = Freshness()
         self._seen: tuple[int, ...] = ()
         self._ended = False
+        self._known = False
+        """Whether the path was there once."""
 
     def refresh(self, seconds: float) -> Files:
         """Look at the path again."""
@@ -133,10 +135,16 @@ class LocalSource:
             return Files(problem=NotFoundError(f"{self.path} may not be read by this user."))
 
     def _look(self) -> Files:
+        if not self.path.exists() and self._known:
+            raise NotFoundError(
+                f"{self.path} is gone: it was deleted or moved while it was watched. What was read of it stays here.",
+                hint="It is read again when it is back.",
+            )
         if not self.path.exists():
             raise NotFoundError(
                 f"{self.path} does not exist.", hint="Name a run directory, a log file, or host:/path over SSH."
             )
+        self._known = True
         if not self.path.is_dir():
             return Files(log=self.path, log_age_s=self._age(self.path))
         names = [entry.name for entry in self.path.iterdir()]

@@ -12,11 +12,13 @@ from runner.autostop import StopRule
 from runner.requests import pending
 from tests.support.answering import answering
 from tests.support.tui import RULE, app_with, frozen, history, snapshot, until
-from tests.test_tui_live import told
-from tui.app import SnapshotArrived
+from tests.test_tui_live import plain, told
+from tui.app import SnapshotArrived, TunewatchApp
 from tui.deeds import DeedEnd, rule_deed, run_deed
 from tui.screens.live import LiveScreen
+from tui.screens.logs import LogsScreen
 from tui.screens.whatif import WhatIfScreen, how_it_ended
+from tui.session import Session, WatchPlan
 
 SMALL = (80, 24)
 
@@ -111,3 +113,24 @@ def test_how_a_request_ended_is_told_apart(tmp_path):
         assert how_it_ended(end) == ("That is the rule in force already.", "quiet")
     refused = DeedEnd(False, 4, "failed", "The run refused at step 3: the run is stopping already.")
     assert how_it_ended(refused) == ("✗ The run refused at step 3: the run is stopping already.", "strong")
+
+
+async def test_a_run_directory_deleted_while_it_is_watched_is_said_above_the_curves_and_the_curves_stay(tmp_path):
+    run_dir = tmp_path / "runs/stage5/20260215-104518"
+    with answering(run_dir, RULE, deaf=True):
+        (run_dir / "log.txt").write_text("# tunewatch run 3f1c2b1e-0000-4000-8000-000000000000\n")
+        app = TunewatchApp(Session(interval=0.2), plan=WatchPlan(str(run_dir)))
+        app.live_prices = False
+        async with app.run_test(size=SMALL) as pilot:
+            await until(lambda: getattr(app.screen, "snapshot", None) and app.screen.snapshot.step == 812, pilot)
+            run_dir.rename(tmp_path / "elsewhere")
+            await until(lambda: "is gone: it was deleted or moved" in plain(app), pilot)
+            assert app.screen.snapshot.step == 812
+            await pilot.press("w")
+            await until(lambda: isinstance(app.screen, WhatIfScreen), pilot)
+            await pilot.press("escape", "L")
+            await until(lambda: isinstance(app.screen, LogsScreen), pilot)
+            await pilot.press("escape")
+            (tmp_path / "elsewhere").rename(run_dir)
+            await until(lambda: "is gone" not in plain(app), pilot)
+            assert app.screen.snapshot.step == 812

@@ -105,13 +105,15 @@ class LiveMarket:
         """Whether an offer is a machine of one's own."""
         return self._listing is not None and offer_id in self._listing.own
 
-    def ask(self, target: str | None) -> None:
-        """Read the market for the recipe of a run. Blocks. A fault is kept as a sentence, with the list before it."""
+    def ask(self, target: str | None, recipe: Recipe | None = None) -> None:
+        """Read the market for the recipe of a run, or for `recipe`. Blocks. A fault is kept as a sentence, with the
+        list before it.
+        """
         with self._asking:
-            self._ask(target)
+            self._ask(recipe or self._recipe(target))
             self._due = max(self._clock() + (AGAIN_S if self.trouble else STALE_S), self._not_before)
 
-    def _ask(self, target: str | None) -> None:
+    def _ask(self, recipe: Recipe) -> None:
         from remote.listing import as_offers, read_market
         from remote.provider import RateLimitedError, Wanted
         from remote.sizing import disk_gb
@@ -119,7 +121,7 @@ class LiveMarket:
 
         self._not_before = self._clock() + PAUSE_S
         try:
-            disk = disk_gb(self._recipe(target))
+            disk = disk_gb(recipe)
             with open_desk() as desk:
                 listing = read_market(desk, Wanted(disk_gb=disk, num_gpus=1))
         except TunewatchError as error:
@@ -147,12 +149,14 @@ class LiveMarket:
             return f"Offer {row.offer_id} now costs {price}; r reads the market again."
         return ""
 
-    def quote(self, offers: Sequence[Offer], snapshot: RunSnapshot | None, limits: Limits) -> Quoted:
-        """Finish time and bill of the run on each offer, or of a new run of the recipe. Slow; for a thread."""
+    def quote(
+        self, offers: Sequence[Offer], snapshot: RunSnapshot | None, limits: Limits, recipe: Recipe | None = None
+    ) -> Quoted:
+        """Finish time and bill of the run on each offer, or of a new run of a recipe. Slow; for a thread."""
         from remote.listing import quote_offers
         from remote.sizing import disk_gb
 
-        recipe = self._recipe(snapshot.target if snapshot is not None else None)
+        recipe = recipe or self._recipe(snapshot.target if snapshot is not None else None)
         if snapshot is not None and snapshot.history.ended is not None:
             return Quoted(whole_run_quotes(snapshot.history, offers))
         forecast = quote_offers(

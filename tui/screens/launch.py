@@ -29,6 +29,7 @@ from tui.snapshot import QuoteRow
 if TYPE_CHECKING:
     from remote.doctor import Check
     from remote.launch_check import Unfinished
+    from runner.recipe import Recipe
     from tui.app import TunewatchApp
 
 T = TypeVar("T")
@@ -96,6 +97,7 @@ class LaunchScreen(ModalScreen[None]):
         self._checked: Draft | None = None
         """What the checks were made for."""
         self._rows: list[QuoteRow] = []
+        self._quoted_for: Draft | None = None
         self._busy: set[str] = set()
         self._faults: dict[str, str] = {}
 
@@ -345,9 +347,11 @@ class LaunchScreen(ModalScreen[None]):
     def _list(self) -> None:
         """The cheapest offers for this recipe: the live market where there is one."""
         market, session = self.control.market, self.control.session
-        live = market.configured() and not session.recorded
-        if not self._rows and "offers" not in self._busy:
-            self._aside("offers", lambda: _quoted(self.control, live), self._take_offers)
+        live = market.configured() and not session.recorded and not session.offers_from
+        if self._checked != self._quoted_for and "offers" not in self._busy:
+            self._quoted_for = self._checked
+            recipe = self.draft.resolved()
+            self._aside("offers", lambda: _quoted(self.control, recipe, live), self._take_offers)
         self._show_offers()
 
     def _take_offers(self, rows: list[QuoteRow]) -> None:
@@ -426,11 +430,13 @@ def _checks(draft: Draft) -> Any:
     return checks(draft.resolved(), credit, os.environ, budget=parse_budget(draft.budget))
 
 
-def _quoted(control: TunewatchApp, live: bool) -> list[QuoteRow]:
+def _quoted(control: TunewatchApp, recipe: Recipe, live: bool) -> list[QuoteRow]:
+    """What a new run of the recipe would take and cost on each offer, the disk that it needs in the price."""
+    from remote.sizing import disk_gb
     from tui.market import STALE_S, Limits
 
     market = control.market
-    if live and market.age_s > STALE_S and not market.wait_s:
-        market.ask(None)
+    if live and (market.age_s > STALE_S or market.disk_gb != disk_gb(recipe)) and not market.wait_s:
+        market.ask(None, recipe)
     offers = market.offers if live and market.known else control.session.offers
-    return list(market.quote(offers, None, Limits()).rows)
+    return list(market.quote(offers, None, Limits(), recipe).rows)
