@@ -218,7 +218,7 @@ class TunewatchApp(App[None]):
         except TunewatchError as error:
             self.notify(str(error), title="cannot watch", severity="error")
             return
-        self.push_screen(LiveScreen(plan.target))
+        self.push_screen(LiveScreen(plan.target, memory=self.session.recall(plan.target)))
 
     def on_unmount(self) -> None:
         """Give the terminal its title back; let what waits be sent."""

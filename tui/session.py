@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from estimator.offer import Offer
     from tui.calibrating import Calibrating
+    from tui.last_seen import LastSeen, Memory
     from tui.poller import HostPoller, Watch
     from tui.run_rows import RunRow
     from tui.snapshot import Feed, RuleChoice, RunSnapshot
@@ -62,6 +63,7 @@ class Session:
     _post: Callable[[RunSnapshot], None] | None = None
     _waiting: list[WatchPlan] = field(default_factory=list)
     _bets: Calibrating | None = None
+    _memory: Memory | None = None
     _live: Sequence[Offer] = ()
     """The live market's, once it was read."""
 
@@ -92,10 +94,29 @@ class Session:
         self.bring_to_front(self._front)
         poller = self._pollers.get(host)
         if poller is None:
-            poller = self._pollers[host] = HostPoller(host, self._post, [watch], interval=self.interval)
+            poller = self._pollers[host] = HostPoller(host, self._told, [watch], interval=self.interval)
             poller.start()
         else:
             poller.add(watch)
+
+    def _told(self, snapshot: RunSnapshot) -> None:
+        """Hand on what a thread read of a run, and remember it."""
+        if self._post is not None:
+            self._post(snapshot)
+        if self.make_feed is None and not self.recorded:
+            if self._memory is None:
+                from tui.last_seen import Memory
+
+                self._memory = Memory()
+            self._memory.note(snapshot)
+
+    def recall(self, target: str) -> LastSeen | None:
+        """What the screen of a run said when it was last looked at; None for a run that was not, or is replayed."""
+        if self.make_feed is not None or self.recorded:
+            return None
+        from tui.last_seen import recall
+
+        return recall(target)
 
     def bring_to_front(self, target: str | None) -> None:
         """Read the run that a person looks at as it writes, the others now and then. None: all alike, each second."""

@@ -126,7 +126,10 @@ TAIL = (
 
 
 class QuietSession(Session):
-    """A session that polls nothing: the test posts."""
+    """A session that polls nothing and remembers nothing: the test posts."""
+
+    def recall(self, target: str) -> None:
+        return None
 
     def watch(self, plan: Any) -> None:
         self._watched[plan.target] = Watch(lambda: None, SnapshotMaker(plan.target, plan.target))

@@ -31,6 +31,7 @@ from tui.widgets.status_line import StatusLine
 if TYPE_CHECKING:
     from tui.axes import Role
     from tui.curves import CurveCache, PaneName
+    from tui.last_seen import LastSeen
     from tui.snapshot import RunSnapshot
 
 # what draws and words a run is imported when there is one to show: the first frame does not wait for it
@@ -58,8 +59,9 @@ class LiveScreen(LiveActions, ChartKeys):
     CSS_PATH = "live.tcss"
     BINDINGS: ClassVar[list[BindingType]] = bindings("live")
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, memory: LastSeen | None = None) -> None:
         super().__init__(target)
+        self._memory = memory
         self.chosen = "loss"
         self._solo = False
 
@@ -96,6 +98,10 @@ class LiveScreen(LiveActions, ChartKeys):
         known = self.control.snapshots.get(self.target)
         if known is not None:
             self.take(known)
+        elif self._memory is not None:
+            self.query_one(StatusLine).memory = self._memory
+            for name in self._memory.panes.keys() & {"stop", "quotes"}:
+                self.query_one(f"#{name}", TextPane).show(Text(self._memory.panes[name], style="dim"))
 
     def _new_theme(self) -> None:
         if self.snapshot is not None:

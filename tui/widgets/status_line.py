@@ -6,6 +6,7 @@ time left and the dollars are never cut.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rich.cells import cell_len
@@ -19,6 +20,7 @@ from tui import words
 
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
+    from tui.last_seen import LastSeen
     from tui.rental_view import RentalSnapshot
     from tui.snapshot import RunSnapshot
 
@@ -165,6 +167,8 @@ class StatusLine(Widget):
     """
 
     snapshot: reactive[RunSnapshot | None] = reactive(None)
+    memory: reactive[LastSeen | None] = reactive(None)
+    """What it said when the run was last looked at; shown until there is a snapshot."""
     rental: reactive[RentalSnapshot | None] = reactive(None)
 
     def on_mount(self) -> None:
@@ -180,10 +184,20 @@ class StatusLine(Widget):
         """A new width is a new choice of forms."""
         self.refresh()
 
+    def _from_memory(self) -> Text:
+        """The line as it stood, quiet, with its age in place of the link."""
+        assert self.memory is not None  # noqa: S101 - only called with one
+        ago = words.duration(max(time.time() - self.memory.at, 0.0), parts=1)
+        known = [*(Part(*part) for part in self.memory.parts), Part((f"○ as of {ago} ago, reading …", f"○ {ago} ago"))]
+        line = Text(no_wrap=True, overflow="crop", end="", style="dim")
+        for number, (form, part) in enumerate(fit(known, self.size.width)):
+            line.append(GAP if number else "").append(form, self.app.theme_variables.get(part.colour, ""))
+        return line
+
     def render(self) -> RenderResult:
         """Fit the parts into the row."""
         if self.snapshot is None:
-            return Text("reading …", style="dim")
+            return self._from_memory() if self.memory is not None else Text("reading …", style="dim")
         variables = self.app.theme_variables
         line = Text(no_wrap=True, overflow="crop", end="")
         for number, (form, part) in enumerate(fit(parts(self.snapshot, self.rental), self.size.width)):
