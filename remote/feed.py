@@ -40,6 +40,8 @@ from runner.state import judge_state
 _FETCH_S = 0.2
 _READ_S = 0.2
 """Seconds of one tick for fetching and for reading, when there is more than that to do."""
+_FAR = 64 << 20
+"""Bytes to catch up with from which a tick reads for longer: a picture of every slice of gigabytes helps nobody."""
 _FIRST_READ_S = 0.05
 """Seconds of reading at the first tick: somebody waits for the first curve, and the rest of it comes with the next."""
 
