@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tui.palette import Palette
     from tui.rental_view import RentalSnapshot
     from tui.rentals import Rentals
+    from tui.seat import Seat
     from tui.snapshot import RunSnapshot
 
 
@@ -69,8 +70,12 @@ class TunewatchApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("everywhere")
     ENABLE_COMMAND_PALETTE = True
 
-    def __init__(self, session: Session, *, plan: WatchPlan | None = None, marker: Marker | None = None) -> None:
+    def __init__(
+        self, session: Session, *, plan: WatchPlan | None = None, marker: Marker | None = None, seat: Seat | None = None
+    ) -> None:
+        """`seat` decides which of several screens on one home may act; None: this one may."""
         super().__init__()
+        self._seat = seat
         self.session = session
         self.first = plan
         self.marker: Marker = marker or default_marker()
@@ -144,6 +149,7 @@ class TunewatchApp(App[None]):
         self.session.start(self._post_snapshot)
         self._watch_rentals()
         self._watch_prices()
+        self._sit()
         if self.session.notice:
             self.notify(self.session.notice, severity="warning", timeout=10)
 
@@ -186,6 +192,22 @@ class TunewatchApp(App[None]):
         if not snapshot.estimated:
             self.call_after_refresh(self.session.look_now)
 
+    def _sit(self) -> None:
+        """Act, or look while another screen acts; whoever asked for read-only keeps to it."""
+        from tui.commands.common import read_only
+        from tui.seat import AGAIN_S
+
+        if self._seat is None or (read_only() and not self.has_class("-second")):
+            self.set_class(read_only(), "-read-only")
+            return
+        said = self._seat.take()
+        if said:
+            self.notify(said, title="read-only" if read_only() else "", severity="warning", timeout=10)
+        if not self._seat.taken:
+            self.set_timer(AGAIN_S, self._sit)
+        self.set_class(not self._seat.taken, "-second")
+        self.set_class(read_only(), "-read-only")
+
     def _watch_rentals(self) -> None:
         """Look at what bills and end what is past its limit, whatever screen is open."""
         from tui.commands.common import read_only
@@ -224,6 +246,8 @@ class TunewatchApp(App[None]):
         """Give the terminal its title back; let what waits be sent."""
         if self._rentals is not None:
             self._rentals.stop()
+        if self._seat is not None:
+            self._seat.leave()
         if self._prices is not None:
             self._prices.stop()
         if self._notices is not None:

@@ -38,6 +38,10 @@ def quicken() -> None:
 def show(plan: WatchPlan | None, session: Session | None = None) -> None:
     """Open the screen of one run, or the list of runs."""
     quicken()
+    from remote.home import home
     from tui.app import TunewatchApp
+    from tui.seat import Seat
 
-    TunewatchApp(session or new_session(), plan=plan).run()
+    session = session or new_session()
+    # what is recorded can be acted on by nobody
+    TunewatchApp(session, plan=plan, seat=None if session.recorded else Seat(home())).run()

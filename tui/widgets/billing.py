@@ -49,6 +49,7 @@ class Head(Horizontal):
     DEFAULT_CSS = """
     Head { height: 1; background: $panel; }
     Head > .-words { width: 1fr; }
+    Head > .-looks { width: auto; height: 1; padding: 0 1; background: $panel; color: $warning; display: none; }
     """
 
     def __init__(self, text: str = "", *, of: str = "head") -> None:
@@ -59,4 +60,5 @@ class Head(Horizontal):
     def compose(self) -> ComposeResult:
         """The words, then the rate."""
         yield Static(self._text, id=self._of, markup=False, classes="-words")
+        yield Static("read-only", classes="-looks", markup=False)
         yield Billing()

@@ -95,7 +95,7 @@ def fit(parts: list[Part], width: int) -> list[tuple[str, Part]]:
     return [(parts[i].forms[form], parts[i]) for i, form in sorted(chosen.items())]
 
 
-def parts(snapshot: RunSnapshot, rental: RentalSnapshot | None = None) -> list[Part]:
+def parts(snapshot: RunSnapshot, rental: RentalSnapshot | None = None, *, looks_only: bool = False) -> list[Part]:
     """The parts of the line for one snapshot, and for what bills at this moment where something does."""
     history = snapshot.history
     colour = STATE_COLOURS[snapshot.state]
@@ -115,6 +115,8 @@ def parts(snapshot: RunSnapshot, rental: RentalSnapshot | None = None) -> list[P
         out.append(Part((words.per_step(snapshot.step_s),), "secondary", 20))
     out.append(_eta(snapshot))
     out.append(_money(snapshot))
+    if looks_only:
+        out.append(Part(("read-only",), "warning", 65))
     if rental is not None and rental.forms:
         out.append(Part(rental.forms, rental.colour, 70, bold=True))
     link = snapshot.link
@@ -200,7 +202,8 @@ class StatusLine(Widget):
             return self._from_memory() if self.memory is not None else Text("reading …", style="dim")
         variables = self.app.theme_variables
         line = Text(no_wrap=True, overflow="crop", end="")
-        for number, (form, part) in enumerate(fit(parts(self.snapshot, self.rental), self.size.width)):
+        known = parts(self.snapshot, self.rental, looks_only=self.app.has_class("-read-only"))
+        for number, (form, part) in enumerate(fit(known, self.size.width)):
             style = variables.get(part.colour, "") + (" bold" if part.bold else "")
             line.append((GAP if number else ""), "").append(form, style.strip())
         return line
