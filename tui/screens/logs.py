@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -17,7 +17,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.message import Message
-from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer, Input, Static
 from textual.worker import get_current_worker
@@ -27,30 +26,20 @@ from runner.history import RunHistory
 from tui import log_words, words
 from tui.keys import bindings
 from tui.logindex import Change, LogIndex
-from tui.logscan import Filter, Search, StepSearch, eval_of_line, step_near
-from tui.logtext import Pattern, compile_pattern
+from tui.logscan import Search, StepSearch, eval_of_line, step_near
 from tui.logwork import LogWork, Report, save_lines
+from tui.screens.log_asking import EVAL_LINE, LogAsking
 from tui.widgets.billing import Head
 from tui.widgets.log_view import LogView
 
 if TYPE_CHECKING:
     from tui.snapshot import RunSnapshot
 
-Asking = Literal["search", "include", "exclude", "step"]
-PROMPTS: dict[Asking, tuple[str, str]] = {
-    "search": ("search", "regular expression; capitals count when there is one"),
-    "include": ("only", "regular expression: only lines that match are shown"),
-    "exclude": ("without", "regular expression: lines that match are hidden"),
-    "step": ("step", "number of a step"),
-}
-EVAL_LINE = Pattern("['\"]eval_loss['\"]:")
-SETTLE_S = 0.12
-"""Seconds without a key before what was typed takes effect."""
 TOLD_S = 5.0
 """Seconds that a passing word stays."""
 
 
-class LogsScreen(Screen[int | None]):
+class LogsScreen(LogAsking):
     """The log at `path` (the file itself or its mirror); its result is the step of the evaluation that was entered."""
 
     CSS_PATH = "logs.tcss"
@@ -94,17 +83,8 @@ class LogsScreen(Screen[int | None]):
         self.history = history or RunHistory()
         self.index = LogIndex(path or Path())
         self.work = LogWork(self.index, self._post)
-        self.include: Pattern | None = None
-        self.exclude: Pattern | None = None
-        self.bars = True
-        self.search: Search | None = None
         self.evals = Search(self.index, EVAL_LINE)
-        """Every evaluation of the log; the order tells equal ones apart."""
         self._first_step = step
-        self._asking: Asking | None = None
-        self._before: tuple[str, int, bool] = ("", 0, True)
-        self._seek = False
-        self._settle: Timer | None = None
         self._fading: Timer | None = None
         self._trouble = ""
         self._busy = False
@@ -132,11 +112,6 @@ class LogsScreen(Screen[int | None]):
     def on_unmount(self) -> None:
         """End the thread; it closes the file."""
         self.work.stop()
-
-    @property
-    def view(self) -> LogView:
-        """The lines."""
-        return self.query_one(LogView)
 
     # -- news ----------------------------------------------------------------------------------------------------
 
@@ -192,20 +167,6 @@ class LogsScreen(Screen[int | None]):
             return "reading …" if self._busy else "No line passes the filters."
         return "The log is empty so far."
 
-    def _rebuild(self) -> None:
-        """Filter and search again, on the index as it is now."""
-        if self.include is None and self.exclude is None and self.bars:
-            chosen = None
-        else:
-            chosen = Filter(self.index, self.include, self.exclude, bars=self.bars)
-        self.work.let_pass(chosen)
-        self.view.set_filter(chosen)
-        self.search = Search(self.index, self.search.pattern) if self.search is not None else None
-        self.work.look_for(self.search)
-        if self.evals.index is not self.index or self.evals.stale():
-            self.evals = Search(self.index, EVAL_LINE)
-            self.work.count_evals(self.evals)
-
     def _tell(self, sentence: str, *, keep: bool = False) -> None:
         """Say something that is true for a moment (or, with `keep`, until the next word)."""
         self._told = sentence
@@ -248,75 +209,6 @@ class LogsScreen(Screen[int | None]):
             parts.append((f"from column {view.scroll_offset.x + 1}", "dim"))
         return log_words.one_line(parts, width)
 
-    # -- asking --------------------------------------------------------------------------------------------------
-
-    def _ask(self, what: Asking) -> None:
-        pattern = {"search": self.search.pattern if self.search is not None else None, "include": self.include}.get(
-            what, self.exclude
-        )
-        text = pattern.text if pattern is not None and what != "step" else ""
-        self._before = (text, self.view.cursor, self.view.follow)
-        self._asking = what
-        prompt = self.query_one("#prompt", Input)
-        self.add_class("-asking")
-        with prompt.prevent(Input.Changed):
-            prompt.value = text
-        label, prompt.placeholder = PROMPTS[what]
-        self.query_one("#what", Static).update(label)
-        prompt.focus()
-
-    @on(Input.Changed, "#prompt")
-    def _typed(self, event: Input.Changed) -> None:
-        if self._settle is not None:
-            self._settle.stop()
-        if self._asking not in (None, "step"):
-            self._settle = self.set_timer(SETTLE_S, lambda: self._apply(event.value))
-
-    def _apply(self, text: str) -> bool:
-        """Let what was typed take effect; False, with a sentence above the prompt, when it does not parse."""
-        what = self._asking
-        try:
-            if what == "step":
-                self._go_to_step(text)
-                return self._fault("")
-            pattern = compile_pattern(text)
-        except UsageError as error:
-            return self._fault(str(error))
-        if what == "search" and (self.search is None or self.search.pattern.text != text):
-            self.search = Search(self.index, pattern) if pattern else None
-            self.view.pattern = pattern
-            self.work.look_for(self.search)
-        elif what == "include":
-            self.include = pattern
-            self._rebuild()
-        elif what == "exclude":
-            self.exclude = pattern
-            self._rebuild()
-        self._say()
-        return self._fault("")
-
-    def _fault(self, sentence: str) -> bool:
-        self.query_one("#fault", Static).update(sentence)
-        self.set_class(bool(sentence), "-faulty")
-        return not sentence
-
-    @on(Input.Submitted, "#prompt")
-    def _entered(self, event: Input.Submitted) -> None:
-        if self._settle is not None:
-            self._settle.stop()
-        if not self._apply(event.value):
-            return
-        if self._asking == "search" and self.search is not None:
-            self._seek = True
-            self._go_to_first_hit()
-        self._close_prompt()
-
-    def _close_prompt(self) -> None:
-        self._asking = None
-        self._fault("")
-        self.remove_class("-asking")
-        self.view.focus()
-
     async def action_back(self) -> None:
         """Out of the prompt, as it was before; then out of search, filters and screen, one after the other."""
         if self._asking is not None:
@@ -352,51 +244,7 @@ class LogsScreen(Screen[int | None]):
                 return step
         return step_near(self.index, self.view.cursor, self.history.max_steps)
 
-    def action_search(self) -> None:
-        """Ask for a regular expression."""
-        self._ask("search")
-
-    def action_include(self) -> None:
-        """Ask which lines to keep."""
-        self._ask("include")
-
-    def action_exclude(self) -> None:
-        """Ask which lines to hide."""
-        self._ask("exclude")
-
-    def action_goto_step(self) -> None:
-        """Ask for a step."""
-        self._ask("step")
-
     # -- going ---------------------------------------------------------------------------------------------------
-
-    def _go_to_first_hit(self) -> None:
-        """After a search was entered: the nearest hit ahead, or the last one when the end was being followed."""
-        search = self.search
-        if search is None or not search.done:
-            return
-        _, cursor, follow = self._before
-        self._seek = False
-        hit = (
-            search.step(cursor + 1, False, self.view.filter)
-            if follow
-            else search.step(cursor - 1, True, self.view.filter)
-        )
-        if hit is not None:
-            self.view.show_line(hit[0])
-        self._say()
-
-    def action_next_hit(self, way: int = 1) -> None:
-        """The next hit (or the one before); round the end with a word about it."""
-        if self.search is None:
-            self._ask("search")
-            return
-        hit = self.search.step(self.view.cursor, way > 0, self.view.filter)
-        if hit is None:
-            self._tell("no hit" if self.view.filter is None else "no hit among the lines shown")
-            return
-        self._tell(("round the end" if way > 0 else "round the start") if hit[1] else "")
-        self.view.show_line(hit[0])
 
     def _go_to_step(self, text: str) -> None:
         digits = text.strip().lower().removeprefix("step").strip().replace(",", "")

@@ -57,6 +57,16 @@ class EventList(OptionList):
         """Newest first."""
         self._clock = clock
 
+    def action_page_up(self) -> None:
+        """One screen up; without room no line is laid out, and there is no page to move by."""
+        if self.scrollable_content_region.area:
+            super().action_page_up()  # type: ignore[no-untyped-call]
+
+    def action_page_down(self) -> None:
+        """One screen down."""
+        if self.scrollable_content_region.area:
+            super().action_page_down()  # type: ignore[no-untyped-call]
+
     def show(self, events: Sequence[Event]) -> None:
         """Show these, given oldest first."""
         at = self.highlighted
