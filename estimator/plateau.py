@@ -117,6 +117,7 @@ def forecast_stop(
     # thousands of evals to come: fewer paths say the same, and a screen must not wait for a second
     n = max(FEWEST_PATHS, min(n, LARGEST_WORK // len(coming)))
     paths, method, distance = futures_of(view, rule, state, losses, len(coming), rng, library or shipped(), n, held_out)
+    paths = above_zero(paths, losses)
     index = simulate_stop(rule, state, coming, paths)
     steps = np.array([*coming, view.horizon], dtype=np.int64)
     samples = np.sort(steps[index])
@@ -170,6 +171,19 @@ def futures_of(
     if own == 0:
         return analogs, "library", distance
     return np.concatenate([analogs, power_law_paths(losses, seen.length, own, rng)]), "mixture", distance
+
+
+def above_zero(paths: Floats, losses: Floats) -> Floats:
+    """Bend futures that would fall below zero, which no loss does that was above it so far.
+
+    Above half of the lowest loss seen nothing changes; below, y becomes m exp((y - m) / m) with m that half, which goes
+    on at the same slope, keeps the order and never reaches zero. A run with losses at or below zero is left alone.
+    """
+    bend = 0.5 * float(losses.min()) if len(losses) else 0.0
+    if bend <= 0 or paths.min() >= bend:
+        return paths
+    bent: Floats = np.where(paths < bend, bend * np.exp(np.minimum(paths - bend, 0.0) / bend), paths)
+    return bent
 
 
 def interval_mass(p_early: float, k: int, distance: float = AT_HOME, rule: StopRule = USUAL_RULE) -> float:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from estimator.library import FILE, shipped
-from estimator.plateau import forecast_stop, interval_mass, shortest_interval, unusual
+from estimator.plateau import above_zero, forecast_stop, interval_mass, shortest_interval, unusual
 from estimator.view import make_view
 from remote.forecast import forecast_run
 from runner.autostop import StopRule, earliest_stop, replay
@@ -60,6 +60,31 @@ def test_a_fall_that_is_nearly_straight_is_not_called_a_plateau():
     found = forecast(eval_view(slow, 50), StopRule(4, 0.003, 5))
     assert found.p90 == 50
     assert found.p_early < 0.7
+
+
+def test_no_future_of_a_loss_above_zero_falls_below_it():
+    """The miniature study at eval 9 of 40: a straight line through the last four evals is below zero two evals on."""
+    seen = [1.975, 0.844, 0.754, 0.63, 0.537, 0.429, 0.31, 0.153, 0.054]
+    found = forecast(eval_view(seen, 40), StopRule(4, 0.004, 8), n=512)
+    assert found.futures is not None
+    assert found.futures.losses.min() >= 0
+    assert found.best is not None
+    assert 0 < found.best < 0.054
+    # it really stopped at eval 18
+    assert found.p50 <= 20
+    assert found.p_early > 0.7
+
+
+@given(seen=losses.filter(len))
+def test_bending_futures_away_from_zero_keeps_their_order_and_leaves_the_others_alone(seen):
+    history = np.abs(np.array(seen)) + 0.01
+    low = history.min()
+    paths = np.linspace(-5 * low, 3 * low, 50)[None, :]
+    bent = above_zero(paths, history)
+    assert bent.min() >= 0
+    assert (np.diff(bent) >= 0).all()
+    assert (bent[paths >= 0.5 * low] == paths[paths >= 0.5 * low]).all()
+    assert (above_zero(paths, -history) == paths).all()
 
 
 def test_a_flat_curve_is_expected_to_stop_as_soon_as_it_may():
