@@ -55,7 +55,7 @@ def plan_change(desk: Desk, instance_id: int, kind: Kind, *, bid: float | None =
     if kind == "bid":
         return _plan_bid(row, bid or 0.0)
     if kind == "start":
-        if not row.halted:
+        if not row.halted and row.status != "exited":
             raise RefusedError(f"Instance {row.id} is {row.status}: there is nothing to start.")
         text = (
             f"Instance {row.id} takes its GPU again and bills ${row.dph_total:.4f}/h. Its guard comes back with "

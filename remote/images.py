@@ -16,6 +16,7 @@ IMAGES = (
 The three tags are in public build files, and the first two in records of rentals on this very market. Their interpreter
 is /opt/conda/bin/python3 (3.11).
 """
+OURS = frozenset(image for _, image in IMAGES)
 
 
 def choose_image(offer: MarketOffer, wanted: str = "") -> str:
@@ -34,6 +35,14 @@ def choose_image(offer: MarketOffer, wanted: str = "") -> str:
         f"The driver of offer {offer.id} knows CUDA {offer.cuda_max:g}; the oldest image needs {IMAGES[-1][0]:g}.",
         hint="Choose another offer.",
     )
+
+
+def image_in_words(offer: MarketOffer, image: str) -> str:
+    """Which image a box was rented with, and whether that is a guess."""
+    if not image:
+        return ""
+    guessed = " (a guess: the listing does not tell its driver)" if offer.cuda_max is None and image in OURS else ""
+    return f", {image}{guessed}"
 
 
 def onstart(public_key: str) -> str:

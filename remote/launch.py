@@ -18,7 +18,7 @@ from remote.bootstrap import Box, Phases, prepare
 from remote.deeds import DeedResult
 from remote.desk import Desk, Note
 from remote.destroy import destroy
-from remote.images import choose_image, onstart
+from remote.images import choose_image, image_in_words, onstart
 from remote.journal import Deed
 from remote.labels import new_label
 from remote.money import bill
@@ -124,7 +124,7 @@ def _carry_on(desk: Desk, deed: Deed, request: Launch, open_pair: Opener, env: M
             with desk.step("rent") as note:
                 label = str(new_label(desk.journal.laptop(), plan.run))
                 instance_id = create_box(desk, deed, plan, offer, label)
-                note.detail = desk.called(instance_id)
+                note.detail = f"{desk.called(instance_id)}{image_in_words(offer, plan.image)}"
         return _on_the_box(desk, deed, request, plan, offer, instance_id, open_pair, env)
     except UnconfirmedError:
         raise

@@ -89,7 +89,13 @@ def _of_row(row: Instance, box: BoxRecord | None, account: Account | None, now: 
             "If SSH still answers, the run is well; look again in some minutes.",
         )  # fmt: skip
     if not row.halted:
-        return None
+        if row.status != "exited":
+            return None
+        return Notice(
+            "stopped", row.id,
+            f"The container of instance {row.id} ended by itself, or its guard ended it; {disk}.",
+            f"Start it: tunewatch instances {row.id} --start. Or end it: tunewatch kill {row.id}.",
+        )  # fmt: skip
     if row.end_date is not None and now >= row.end_date:
         return Notice(
             "ended", row.id, f"The contract of instance {row.id} ended; it cannot be started again and {disk}.",

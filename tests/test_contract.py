@@ -188,6 +188,14 @@ def test_f18_a_stopped_box_is_started_or_it_is_said_that_its_gpu_is_let(rented: 
     assert change(rented, rented.box.id, "start")[-1].startswith("running")
 
 
+def test_a_container_that_ended_by_itself_is_told_and_can_be_started(rented: Rented) -> None:
+    rented.desk().listing()
+    rented.box.status = "exited"
+    (text,) = said(rented)
+    assert "ended by itself, or its guard ended it" in text
+    assert change(rented, rented.box.id, "start")[-1].startswith("running")
+
+
 def test_another_refusal_of_a_start_keeps_its_own_words(rented: Rented) -> None:
     rented.fake.world.stop(rented.box)
     no = faults.json_fault("billing", 400, {"success": False, "error": "missing_payment", "msg": "add a card"})

@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from remote.arming import alarm
 from remote.provider import Order
 from runner.box import guard as guard_module
 from runner.box.guard import Guard
@@ -23,6 +25,7 @@ from runner.box.own_key import Api, container_environment, end_container
 from runner.metrics import MetricsWriter
 from runner.rundir import METRICS, STATUS, STOP_REQUEST, Status, write_status
 from tests.fake_vast import Box, FakeVast, ManualClock, faults
+from tests.fake_vast.boxes import Container
 from tests.support.sshd import make_key
 from tests.support.vast import rented_world
 
@@ -342,7 +345,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def test_f15_on_a_real_box_the_guard_ends_the_rental_and_the_key_is_in_no_session(tmp_path: Path) -> None:
+@contextmanager
+def a_guarded_box(tmp_path: Path, **wishes: float) -> Iterator[tuple[FakeVast, Box, Container, Path]]:
+    """A box whose guard was proved and started over SSH; the time limits begin then."""
     key = make_key(tmp_path / "key")
     boot = ((0.0, None), (0.1, "loading"), (0.2, "running"))
     os.environ["NO_PROXY"] = "127.0.0.1,localhost"
@@ -356,7 +361,7 @@ def test_f15_on_a_real_box_the_guard_ends_the_rental_and_the_key_is_in_no_sessio
         wait_for(lambda: box.status == "running" and environment.exists() and box.api_key in environment.read_text())
         run_dir = container.home / "tunewatch/runs/demo/1"
         run_dir.mkdir(parents=True)
-        limits = replace(Limits(), instance_id=box.id, url=fake.url, deadline_s=2.0, period_s=0.2)
+        limits = replace(Limits(), instance_id=box.id, url=fake.url, period_s=0.2, **wishes)  # type: ignore[arg-type]
         (run_dir / CONFIG).write_text(json.dumps(asdict(limits)))
         root = Path(guard_module.__file__).parent.parent.parent
         start = (
@@ -369,8 +374,28 @@ def test_f15_on_a_real_box_the_guard_ends_the_rental_and_the_key_is_in_no_sessio
             "-o", "UserKnownHostsFile=/dev/null", "-p", str(container.direct_port), "root@127.0.0.1", start,
         ]  # fmt: skip
         done = subprocess.run(ssh, capture_output=True, text=True, timeout=120, check=True)
-        assert done.stdout.splitlines()[0] == "0"
+        assert done.stdout.splitlines()[0] == "0", "no session has the key"
         assert json.loads(done.stdout.splitlines()[1])["ok"] is True
+        yield fake, box, container, run_dir
+
+
+def test_f15_on_a_real_box_the_guard_ends_the_rental_and_the_key_is_in_no_session(tmp_path: Path) -> None:
+    with a_guarded_box(tmp_path, deadline_s=2.0) as (_, box, container, run_dir):
         wait_for(lambda: box.intended == "stopped" and not container.alive())
         for path in run_dir.iterdir():
             assert box.api_key not in path.read_text(errors="replace"), path
+
+
+@pytest.mark.slow
+def test_f16_on_a_real_box_whose_key_is_refused_the_container_ends_itself(tmp_path: Path) -> None:
+    """The key worked when it was proved and is refused when it is needed: what bills is ended from within."""
+    with a_guarded_box(tmp_path, lease_s=4.0) as (_, box, container, run_dir):
+        (run_dir / LEASE).write_text("now")
+        box.api_key = "taken back"
+        wait_for(lambda: not container.alive())
+        wait_for(lambda: box.status == "exited")
+        assert box.intended == "running", "the provider was never told"
+        report = json.loads((run_dir / REPORT).read_text())
+        assert any(line.startswith("stop: HTTP 40") for line in report["attempts"])
+        assert report["reason"] == "lease"
+        assert "cannot end the rental (power off" in alarm(report, 1.0), "written while it lived to write it"

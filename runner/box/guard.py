@@ -214,6 +214,9 @@ class Guard:
                 self._attempts.append("not destroyed: the newest checkpoint is not known to be uploaded")
             if self._ask("stop", STOP_TRIES_S, view, reason):
                 return 0
+            # written before it is tried: this process goes with the container
+            self._attempts.append("power off: the provider did not end the rental")
+            self.report(view, "failing", reason)
             said = self._power_off(self.limits.instance_id)
             self._attempts.append(f"power off: {said}")
             say(f"power off: {said}")
