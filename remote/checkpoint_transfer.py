@@ -139,6 +139,8 @@ def carry(
         for attempt in range(1, tries + 1):
             try:
                 laid = _lay_out(cargo, old, new, dest, broken)
+                if laid.folder and not laid.reachable:
+                    closing.append(aside(new.host, partial(forget, new.host, laid.folder)))
                 if laid.whole:
                     return Carried(moved, desk.mono() - begun, used)
                 missing = {n: int(laid.have.get(n, 0)) for n in cargo.files}
@@ -147,7 +149,7 @@ def carry(
                 if left:
                     way = _choose(cargo, old, new, left, usd_per_h, hub is not None and "hub" not in broken, laid)
                     used = way.name
-                    if laid.folder and way.name != "direct":
+                    if laid.reachable and way.name != "direct":
                         closing.append(aside(new.host, partial(forget, new.host, laid.folder)))
                     meter = _Meter(note, way, cargo.size, cargo.size - left)
                     try:
@@ -158,7 +160,7 @@ def carry(
                             raise NotFoundError(f"{cargo.path} is neither on a box nor on the Hub.")
                         elif way.name == "direct" and old.door is not None:
                             with admitted(old.host, new.host, laid, closing):
-                                told = pull(new.host, new.python, old.door, laid, cargo, dest, meter.add)
+                                told = pull(new.host, old.door, laid, cargo, dest, meter.add)
                         else:
                             _through_here(old.host, new.host, cargo, missing, f"{dest}.carry", meter.add)
                     except (UnreachableError, RefusedError) as error:
@@ -194,7 +196,7 @@ def _lay_out(cargo: Cargo, old: End | None, new: End, dest: str, broken: list[st
     """What of the checkpoint is on the new box; where it may pull for itself, a key is made in the same breath."""
     if old is not None and old.door is not None and "direct" not in broken:
         try:
-            return prepare(new.host, new.python, old.door, dest, cargo.files)
+            return prepare(new.host, new.python, old.door, cargo, dest)
         except RefusedError as error:
             if "disk" in error.message:
                 raise

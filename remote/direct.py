@@ -4,13 +4,15 @@ The key is made on the new box and never leaves it. Its public half is let into 
 terminal, no forwarding) and taken out again at the end; the old box is destroyed after a migration in any case. The new
 box accepts no other host key than the one the laptop knows the old box by.
 
-Each question to a box costs a round trip and a start of Python there, and a checkpoint of a hundred megabytes is
-through in less than a second: so there are three questions in all, and the tidying up happens beside the last one.
+Each question to a box costs a round trip, each program there its start, and a checkpoint of a hundred megabytes is
+through in less than a second: so one program on the new box does everything, three questions are asked in all, and the
+tidying up happens beside what comes next.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 import threading
 import time
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote.arming import PythonCommand
 from remote.transport import LinkError, Transport, shell_path
-from runner.box.receive import ANSWER, MARK
+from runner.box.receive import ANSWER, GO, MARK, READY
 from runner.errors import RefusedError, TunewatchError
 
 if TYPE_CHECKING:
@@ -69,15 +71,29 @@ class Ready:
     """Whether it meets an SSH server at the door."""
 
 
-def prepare(new: Transport, python: PythonCommand, door: Door, dest: str, files: Mapping[str, Any]) -> Ready:
+def prepare(new: Transport, python: PythonCommand, door: Door, cargo: Cargo, dest: str) -> Ready:
     """Lay out the checkpoint and make a key, in one question. Raises RefusedError and the link's errors."""
-    said = _document(
-        new, python(f"runner.box.receive prepare {shell_path(dest)}"), {"files": dict(files), "door": door.to_json()}
-    )
-    return Ready(
-        bool(said["whole"]), {str(k): int(v) for k, v in said["have"].items()}, str(said["folder"]), str(said["key"]),
-        bool(said["key"]) and bool(said["reachable"]),
+    q = shlex.quote
+    folder = f"{new.home()}/tunewatch/{MARK}-{secrets.token_hex(4)}"
+    asked = {"files": dict(cargo.files), "source": cargo.path, "door": door.to_json()}
+    begin = python(f"runner.box.receive {shell_path(dest)} {q(folder)}")
+    answer = new.run(
+        f"mkdir -p -m 700 {q(folder)} && cd {q(folder)} && cat > asked.json && "
+        f"{{ setsid sh -c {q('exec ' + begin if begin.startswith('/') else begin)} </dev/null >log 2>&1 & p=$!; }} && "
+        f"while [ ! -e {READY} ] && kill -0 $p 2>/dev/null; do sleep 0.01; done; cat {READY} || "
+        f"{{ tail -n 1 log >&2; rm -rf {q(folder)}; exit 1; }}",
+        stdin=json.dumps(asked).encode(), timeout=PREPARE_S,
     )  # fmt: skip
+    if answer.rc != 0:
+        if "No space left" in answer.complaint:
+            raise RefusedError(f"The disk of {new.name} is full.", hint="Rent more disk.")
+        raise RefusedError(f"{new.name} cannot prepare the transfer: {answer.complaint or answer.rc}.")
+    try:
+        said = json.loads(answer.stdout)
+    except ValueError:
+        raise LinkError(f"{new.name} did not answer about its checkpoints.") from None
+    have = {str(name): int(size) for name, size in said["have"].items()}
+    return Ready(bool(said["whole"]), have, folder, str(said["key"]), bool(said["reachable"]))
 
 
 @contextmanager
@@ -125,29 +141,22 @@ def _authorise(old: Transport, line: str) -> None:
 
 
 def pull(
-    new: Transport, python: PythonCommand, door: Door, ready: Ready, cargo: Cargo, dest: str, add: Callable[[int], None]
-) -> dict[str, Any]:
-    """Run the pull on the new box in the background and look at it grow: `{"ok", "wrong"}` as of a finished transfer.
+    new: Transport, door: Door, ready: Ready, cargo: Cargo, dest: str, add: Callable[[int], None]
+) -> dict[str, Any]:  # fmt: skip
+    """Let the new box begin and look at it grow: `{"ok", "wrong"}` as of a finished transfer.
 
     Raises LinkError when it stands still or the stream breaks. A broken link to the laptop lets it go on, and the next
     try finds what it brought.
     """
     q = shlex.quote
-    asked = {"files": dict(cargo.files), "source": cargo.path, "door": door.to_json(), "folder": ready.folder}
     names = " ".join(shell_path(f"{dest}.carry/{name}") for name in cargo.files)
-    answer = f"{ready.folder}/{ANSWER}"
     look = (
-        f"i=0; while [ ! -e {q(answer)} ] && [ $i -lt {LOOK_S / 0.02:.0f} ]; do sleep 0.02; i=$((i+1)); done; "
-        f'cat {q(answer)} 2>/dev/null; echo; for f in {names}; do wc -c < "$f" 2>/dev/null; done'
-    )
-    words = f"cat > {q(ready.folder)}/asked.json"
-    start = (
-        f"{words} && {{ setsid sh -c {q(python(f'runner.box.receive pull {shell_path(dest)}'))} "
-        f"< {q(ready.folder)}/asked.json > {q(ready.folder)}/log 2>&1 & }}; {look}"
+        f"cd {q(ready.folder)} || exit; i=0; while [ ! -e {ANSWER} ] && [ $i -lt {LOOK_S / 0.02:.0f} ]; do sleep 0.02; "
+        f'i=$((i+1)); done; cat {ANSWER} 2>/dev/null; echo; for f in {names}; do wc -c < "$f" 2>/dev/null; done'
     )
     seen = sum(ready.have.values())
     moved_at = begun = time.monotonic()
-    shown = new.run(start, stdin=json.dumps(asked).encode(), timeout=30.0)
+    shown = new.run(f": > {q(ready.folder)}/{GO}; {look}", timeout=30.0)
     while True:
         ending, _, sizes = shown.stdout.decode("utf-8", "replace").partition("\n")
         if ending.strip():
@@ -163,15 +172,3 @@ def pull(
         if time.monotonic() - moved_at > SILENT_S or time.monotonic() - begun > PULL_S:
             raise LinkError(f"Nothing came from {door.host} for {SILENT_S:.0f} s.")
         shown = new.run(look, timeout=30.0)
-
-
-def _document(host: Transport, command: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    answer = host.run(command, stdin=json.dumps(asked).encode(), timeout=PREPARE_S)
-    if answer.rc != 0:
-        if "No space left" in answer.complaint:
-            raise RefusedError(f"The disk of {host.name} is full.", hint="Rent more disk.")
-        raise RefusedError(f"{host.name} cannot prepare the transfer: {answer.complaint or answer.rc}.")
-    try:
-        return dict(json.loads(answer.stdout.splitlines()[-1]))
-    except (ValueError, IndexError):
-        raise LinkError(f"{host.name} did not answer about its checkpoints.") from None

@@ -33,8 +33,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from remote import migrate_end, migrate_rehearse
 from remote import migrate_ready as ready
-from remote import migrate_rehearse
 from remote import migrate_switch as switch
 from remote.access import Opener
 from remote.deeds import DeedResult
@@ -70,8 +70,8 @@ STATES = (
     State("M8", "carry the last step over", switch.sync),
     State("M9", "start on the new box", switch.start),
     State("M10", "see it train", switch.confirm),
-    State("M11", "destroy the old box", switch.destroy_old),
-    State("M12", "account", switch.finish),
+    State("M11", "destroy the old box", migrate_end.destroy_old),
+    State("M12", "account", migrate_end.finish),
 )
 """M0 is the opening of the deed itself."""
 NAMES = tuple(state.name for state in STATES)
@@ -125,8 +125,8 @@ def account(record: DeedRecord) -> dict[str, Any]:
     data = record.data
     kept = (
         "decision_after_rehearsal", "rehearsal", "transfer_way", "transfer_s", "transfer_bytes", "sync_s", "drain_s",
-        "pause_s", "pause_parts", "lost_steps", "ready_h", "overlap_usd", "old_usd", "new_usd", "saves_to_horizon_usd",
-        "why",
+        "pause_s", "pause_parts", "pause_floor", "lost_steps", "ready_h", "overlap_usd", "old_usd", "new_usd",
+        "saves_to_horizon_usd", "why",
     )  # fmt: skip
     decision = data.get("request", {}).get("decision")
     return {"deed": record.id, "at": data.get("at"), "decision": decision, **{k: data[k] for k in kept if k in data}}

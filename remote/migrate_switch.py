@@ -1,4 +1,4 @@
-"""M7 to M12: the old run is drained, its last step carried over, the new one started and watched, the old box ended.
+"""M7 to M10: the old run is drained, its last step carried over, the new one started and watched.
 
 From the first line of M7 on the run may stand still, so nothing here asks whether, only how. Every function is one
 state, may be done again after a crash, and returns what the journal has to remember of it.
@@ -15,9 +15,7 @@ from remote.bootstrap import Phases
 from remote.checkpoint_transfer import Cargo, SourceSpoiledError, carry, carry_file
 from remote.deeds import DeedStep
 from remote.desk import Note
-from remote.destroy import destroy
 from remote.migrate_ready import arm_guard, from_now, hub_of, newest, source_of
-from remote.money import bill
 from remote.move import Move
 from remote.recovery_policy import mirror_of
 from remote.remote_run import start_run
@@ -30,7 +28,6 @@ from runner.errors import (
     ProviderError,
     RefusedError,
     RunExit,
-    TunewatchError,
     UnconfirmedError,
     UnreachableError,
 )
@@ -59,7 +56,7 @@ def drain(move: Move, note: Note) -> dict[str, Any]:
     """M7: no trainer of the old epoch lives when this returns, and what it saved last is named."""
     desk, data = move.desk, move.deed.data
     facts: dict[str, Any] = {}
-    _limits(move, note)
+    set_limits(move, note)
     facts["drain_at"] = data.get("drain_at") or desk.clock()
     begun = desk.mono()
     first = Cargo.from_json(data["cargo"])
@@ -86,7 +83,7 @@ def drain(move: Move, note: Note) -> dict[str, Any]:
             "drain_s": desk.mono() - begun}  # fmt: skip
 
 
-def _limits(move: Move, note: Note, *, idle: bool = False) -> None:
+def set_limits(move: Move, note: Note, *, idle: bool = False) -> None:
     """Give the guard of the new box the run's own limits, before training stands still: it looks every few seconds.
 
     A deadline is a moment and does not begin anew with a new box. That of idleness would count the time in which the
@@ -181,7 +178,7 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
     desk, data = move.desk, move.deed.data
     last, first = Cargo.from_json(data["cargo2"]), Cargo.from_json(data["cargo"])
     begun = desk.mono()
-    moved, way = 0, "there already"
+    moved, way, carried = 0, "there already", 0.0
     if last.step != first.step:
         dest = f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{last.step}"
         try:
@@ -189,7 +186,7 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
                 desk, last, source_of(move, last), move.end(move.new_id), dest, note,
                 usd_per_h=move.usd_per_h(), hub=hub_of(move, last),
             )  # fmt: skip
-            moved, way = done.bytes, done.way
+            moved, way, carried = done.bytes, done.way, done.seconds
         except (SourceSpoiledError, NotFoundError, UnreachableError) as error:
             # asks the new box: when it is the one that fails, this raises, and the move is undone
             move.host(move.new_id).ping()
@@ -201,7 +198,7 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
     stopped = data.get("stopped_step")
     lost = max(0, int(stopped) - last.step) if isinstance(stopped, int) else data.get("lost_steps")
     return {"cargo2": last.to_json(), "lost_steps": lost, "sync_s": desk.mono() - begun, "sync_bytes": moved,
-            "metrics_at": kept.get(METRICS, 0)}  # fmt: skip
+            "carry_s": carried, "metrics_at": kept.get(METRICS, 0)}  # fmt: skip
 
 
 def _carry_files(move: Move, note: Note) -> dict[str, int]:
@@ -346,78 +343,3 @@ def _progress(host: Transport, path: str, since: int, begin: int) -> tuple[int, 
                 wrong = key
         evaluated = evaluated or (event.get("event") == "eval" and not wrong)
     return step, evaluated, wrong
-
-
-# -- M11, M12 ---------------------------------------------------------------------------------------------------------
-
-
-def destroy_old(move: Move, note: Note) -> dict[str, Any]:
-    """M11: fetch what the old box alone has (the best checkpoint), then destroy it and prove it."""
-    facts = _best(move, note)
-    if move.request.launch.wishes.idle_s is not None:
-        try:
-            _limits(move, note, idle=True)
-            move.desk.journal.put_box(move.new_id, idle_s=move.request.launch.wishes.idle_s)
-        except TunewatchError as error:
-            # the other limits stand; an old box that is kept for this one would bill
-            facts["idle_not_set"] = error.message
-    state = destroy(move.desk, move.deed, move.old_id, note, label=move.request.old_label)
-    if state != "destroyed":
-        raise UnconfirmedError(
-            f"The run trains on instance {move.new_id}; the old instance {move.old_id} is unconfirmed and may still "
-            "bill.",
-            hint="tunewatch migrate RUN --resume tries again.", exists=f"instance {move.old_id}",
-        )  # fmt: skip
-    return facts
-
-
-def _best(move: Move, note: Note) -> dict[str, Any]:
-    """The best checkpoint is what the run hands over at its end, and the newest one is not it on a plateau."""
-    best = Cargo.from_json(move.deed.data["cargo2"]).best_step
-    if best is None or not move.deed.data.get("old_alive") or move.is_dead(move.old_id):
-        return {}
-    try:
-        cargo, _ = newest(move, move.old_id, move.request.old_dir, at_most=best)
-        if cargo is None or cargo.step != best:
-            return {}
-        note.say(f"fetching the best checkpoint, step {best}")
-        dest = f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{best}"
-        done = carry(move.desk, cargo, move.end(move.old_id, door=True), move.end(move.new_id), dest, note)
-    except TunewatchError as error:
-        # the run goes on without it; an old box that is kept for it would bill
-        return {"best_left": f"step {best}: {error.message}"}
-    return {"best_step": best, "best_bytes": done.bytes}
-
-
-def finish(move: Move, note: Note) -> dict[str, Any]:
-    """M12: what it cost and how long training stood, for the record beside what was expected."""
-    desk, data = move.desk, move.deed.data
-    old, new = bill(desk.journal, move.old_id, desk.clock()), bill(desk.journal, move.new_id, desk.clock())
-    until = data.get("first_step_at") or desk.clock()
-    ready = max(0.0, float(until) - move.deed.record.opened) / 3600
-    row = move.row(move.new_id)
-    overlap = ready * (row.dph_total if row is not None else new.usd_per_h)
-    pause = data.get("pause_s")
-    parts = {"save": data.get("drain_s"), "delta": data.get("sync_s")}
-    if isinstance(pause, (int, float)):
-        parts["load"] = max(0.0, pause - sum(float(v or 0.0) for v in parts.values()))
-    said = ", ".join(f"{name} {float(s or 0.0):.1f} s" for name, s in parts.items())
-    note.detail = f"overlap ${overlap:.2f}" + (f"; stood {pause:.1f} s ({said})" if isinstance(pause, float) else "")
-    lost = data.get("lost_steps")
-    return {"overlap_usd": overlap, "ready_h": ready, "pause_parts": parts, "lost_steps": lost,
-            "old_usd": old.total, "new_usd": new.total, **_saving(move, ready, float(pause or 0.0) / 3600)}  # fmt: skip
-
-
-def _saving(move: Move, ready_h: float, pause_h: float) -> dict[str, Any]:
-    """What the move saves to the horizon with its true set-up, pause and prices, beside what was forecast.
-
-    The old box trained for `ready_h` while the new one billed as well; then H - ready_h hours of its work were left.
-    """
-    decision = move.deed.data.get("decision_after_rehearsal") or move.request.decision
-    old, row = move.desk.journal.box(move.old_id), move.row(move.new_id)
-    if decision is None or decision.get("left_h") is None or old is None or row is None:
-        return {}
-    before = move.request.decision or decision
-    p0, pj, v = float(old.data.get("dph_total") or 0.0), row.dph_total, float(decision["speed"])
-    left = max(0.0, float(before["left_h"]) - ready_h)
-    return {"saves_to_horizon_usd": left * (p0 - pj / v) - ready_h * pj - pause_h * pj / v}

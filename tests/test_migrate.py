@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from remote import migrate_switch
+from remote import migrate_end, migrate_switch
 from remote.access import own_key
 from remote.journal import Journal, Row
 from remote.known import find_run
@@ -158,7 +158,7 @@ def test_f13_what_cannot_be_proved_stays_open_and_resume_finishes_it(
 
     with a_run(world, tmp_path) as moving:
         world.faults.add("destroy", faults.SERVER_ERROR, times=1000)
-        monkeypatch.setattr(migrate_switch, "destroy", _impatient(remote.destroy.destroy))
+        monkeypatch.setattr(migrate_end, "destroy", _impatient(remote.destroy.destroy))
         with pytest.raises(UnconfirmedError, match="may still bill"):
             moving.migrate()
         assert moving.old.destroyed is None

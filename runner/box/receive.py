@@ -1,12 +1,14 @@
-"""A checkpoint comes from another box to this one, in one stream, hashed as it arrives. Run by the laptop, twice.
+"""A checkpoint comes from another box to this one, in one stream, hashed as it arrives.
 
-    python -m runner.box.receive prepare DEST    what of it is here, a key made for this once, whether the door is met
-    python -m runner.box.receive pull DEST       pull what is missing, compare every hash, give it its name
+    python -m runner.box.receive DEST FOLDER
 
-`prepare` answers on stdout; `pull` writes its answer into the key's folder, where it is found although the link to the
-laptop broke meanwhile. All files travel through one connection, one after the other: each begins where the bytes that
-are here end. A file is hashed while it is written, so the comparison at the end costs no second reading. The key is
-made here and never leaves this box.
+Started by the laptop, with what is wanted in FOLDER/asked.json. It says in FOLDER/ready.json what of the checkpoint is
+here, and gives the public half of a key made for this once; when FOLDER/go appears, the other box accepts that key.
+Then it pulls what is missing, compares every hash, gives the checkpoint its name, and says so in FOLDER/answer.json: a
+file, so that it is found although the link to the laptop broke meanwhile. When FOLDER is taken away it ends.
+
+All files travel through one connection, one after the other: each begins where the bytes that are here end. A file is
+hashed while it is written, so the comparison at the end costs no second reading. The key never leaves this box.
 
 Standard library only, and the syntax of Python 3.9.
 """
@@ -19,16 +21,14 @@ import fcntl
 import hashlib
 import json
 import os
-import queue
-import secrets
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from runner.atomic import write_atomic
 from runner.box.checkpoint import CARRY, finish, stage
@@ -40,19 +40,17 @@ CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@opens
 BLOCK = 1 << 20
 PIPE = 1 << 20
 """Bytes that the kernel holds between ssh and us, where it can be asked to."""
-FLUSH = 32 << 20
-"""Bytes after which what was written is put on the disk, while the rest is still on its way."""
-ANSWER = "answer.json"
+READY, GO, ANSWER = "ready.json", "go", "answer.json"
+GO_S = 300.0
+"""The laptop opens the door within so long, or it does not come back."""
 
 
-def prepare(dest: Path, files: dict[str, Any], door: dict[str, Any]) -> dict[str, Any]:
-    """`{"whole", "have", "folder", "key", "reachable"}`; no key is left where it cannot be used."""
-    root = Path.home() / "tunewatch"
-    for old in root.glob(f"{MARK}-*"):
-        _end_earlier(old)
-        shutil.rmtree(old, ignore_errors=True)
-    folder = root / f"{MARK}-{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700, parents=True)
+def prepare(dest: Path, files: dict[str, Any], door: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`{"whole", "have", "key", "reachable"}`; the key is empty where it could not be used."""
+    for old in folder.parent.glob(f"{MARK}-*"):
+        if old != folder:
+            _end_earlier(old)
+            shutil.rmtree(old, ignore_errors=True)
     maker = None
     if shutil.which("ssh") and shutil.which("ssh-keygen"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", folder.name, "-f", str(folder / "key")]
@@ -60,12 +58,9 @@ def prepare(dest: Path, files: dict[str, Any], door: dict[str, Any]) -> dict[str
     laid = stage(dest, files)
     reachable = maker is not None and meets(str(door["host"]), int(door["port"]))
     key = ""
-    if maker is not None and maker.wait(30) == 0:
+    if maker is not None and maker.wait(30) == 0 and reachable and not laid["whole"]:
         key = (folder / "key.pub").read_text().strip()
-    if laid["whole"] or not key or not reachable:
-        shutil.rmtree(folder, ignore_errors=True)
-        return {**laid, "folder": "", "key": "", "reachable": False}
-    return {**laid, "folder": str(folder), "key": key, "reachable": True}
+    return {**laid, "key": key, "reachable": bool(key)}
 
 
 def _end_earlier(folder: Path) -> None:
@@ -86,7 +81,6 @@ def meets(host: str, port: int) -> bool:
 
 def pull(dest: Path, files: dict[str, Any], source: str, door: dict[str, Any], folder: Path) -> dict[str, Any]:
     """`{"ok", "wrong", "error"}`: what `runner.box.checkpoint finish` says, or why the stream ended early."""
-    (folder / "pid").write_text(str(os.getpid()))
     known = folder / "known_hosts"
     known.write_text(f"[{door['host']}]:{door['port']} {door['host_key']}\n")
     carry = dest.with_name(dest.name + CARRY)
@@ -123,61 +117,58 @@ def _receive(stream: Any, path: Path, here: int, left: int, seen: dict[str, str]
     """Append the next `left` bytes of the stream to a file; its hash goes into `seen`. False when they do not come."""
     digest = hashlib.sha256()
     with path.open("rb") as before:
-        while block := before.read(BLOCK):
+        for block in iter(lambda: before.read(BLOCK), b""):
             digest.update(block)
-    blocks: queue.Queue[bytes | None] = queue.Queue(16)
-
-    def hash_and_flush(file: BinaryIO) -> None:
-        since = 0
-        while (block := blocks.get()) is not None:
-            digest.update(block)
-            since += len(block)
-            if since >= FLUSH:
-                os.fsync(file.fileno())
-                since = 0
-
+    room = memoryview(bytearray(BLOCK))
     with path.open("ab", buffering=0) as file:
-        aside = threading.Thread(target=hash_and_flush, args=(file,))
-        aside.start()
-        try:
-            while left:
-                block = stream.read(min(BLOCK, left))
-                if not block:
-                    return False
-                file.write(block)
-                blocks.put(block)
-                left -= len(block)
-        finally:
-            blocks.put(None)
-            aside.join()
+        while left:
+            got = stream.readinto(room[: min(BLOCK, left)])
+            if not got:
+                return False
+            file.write(room[:got])
+            digest.update(room[:got])
+            left -= got
         os.fsync(file.fileno())
     seen[path.as_posix()] = digest.hexdigest()
+    return True
+
+
+def wait_for(path: Path, seconds: float) -> bool:
+    """Whether a file appears; False after so long, and when its folder is taken away."""
+    until = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > until or not path.parent.is_dir():
+            return False
+        time.sleep(0.005)
     return True
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the head of this file."""
     parser = argparse.ArgumentParser(prog="python -m runner.box.receive", description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=("prepare", "pull"))
-    parser.add_argument("path", type=Path)
+    parser.add_argument("dest", type=Path)
+    parser.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
-    path = Path(os.path.expanduser(options.path))  # noqa: PTH111 - it may arrive with a ~ that no shell has seen
-    asked = json.load(sys.stdin)
+    dest = Path(os.path.expanduser(options.dest))  # noqa: PTH111 - it may arrive with a ~ that no shell has seen
+    folder: Path = options.folder
+    (folder / "pid").write_text(str(os.getpid()))
+    asked = json.loads((folder / "asked.json").read_text())
     files = asked["files"]
     if any(name.startswith("/") or ".." in Path(name).parts for name in files):
         sys.stderr.write("a file's name points outside the checkpoint\n")
         return 1
     try:
-        if options.what == "prepare":
-            sys.stdout.write(json.dumps(prepare(path, files, asked["door"])) + "\n")
-            return 0
-        folder = Path(asked["folder"])
-        answer = pull(path, files, asked["source"], asked["door"], folder)
+        ready = prepare(dest, files, asked["door"], folder)
     except OSError as error:
-        sys.stderr.write(f"{error.filename or path}: {error.strerror}\n")
-        if options.what == "prepare":
-            return 1
-        answer = {"ok": False, "wrong": [], "error": f"{error.filename or path}: {error.strerror}"}
+        sys.stderr.write(f"{error.filename or dest}: {error.strerror}\n")
+        return 1
+    write_atomic(folder / READY, json.dumps(ready).encode(), durable=False)
+    if not ready["key"] or not wait_for(folder / GO, GO_S):
+        return 0
+    try:
+        answer = pull(dest, files, asked["source"], asked["door"], folder)
+    except OSError as error:
+        answer = {"ok": False, "wrong": [], "error": f"{error.filename or dest}: {error.strerror}"}
     write_atomic(folder / ANSWER, json.dumps(answer).encode(), durable=False)
     return 0
 

@@ -14,6 +14,7 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 @click.option("--max-price", type=click.FloatRange(min=0), help="USD per hour at most, the disk in it.")
 @click.option("--resume", is_flag=True, help="Go on with a migration that was cut.")
 @click.option("--abort", is_flag=True, help="Undo a migration that was cut: the run stays on its old box.")
+@click.option("--account", "show_account", is_flag=True, help="What its moves were expected to bring, and brought.")
 @click.option("--recover", is_flag=True, help="Go on elsewhere if its box was lost and its policy allows it.")
 @click.option("--dry-run", is_flag=True, help="With --recover: only say what would be done.")
 @click.option("--auto", type=click.Choice(["on", "off"]), help="Whether a lost box is replaced without asking.")
@@ -29,6 +30,7 @@ def command(
     max_price: float | None,
     resume: bool,
     abort: bool,
+    show_account: bool,
     recover: bool,
     dry_run: bool,
     auto: str | None,
@@ -54,12 +56,14 @@ def command(
     from tui.cloud import dollars, open_desk, seconds_from_now
     from tui.commands import recovering
 
-    if (offer_id is not None) + resume + abort + recover + (auto is not None) != 1:
-        raise click.UsageError("Give one of --to OFFER, --resume, --abort, --auto and --recover.")
+    if (offer_id is not None) + resume + abort + show_account + recover + (auto is not None) != 1:
+        raise click.UsageError("Give one of --to OFFER, --resume, --abort, --account, --auto and --recover.")
     if auto != "on" and (times, max_total, after) != (None, None, None):
         raise click.UsageError("--times, --max-total and --after belong to --auto on.")
     if dry_run and not recover:
         raise click.UsageError("--dry-run belongs to --recover.")
+    if show_account:
+        return recovering.tell_account(run, as_json=as_json)
     if auto is not None:
         wait = seconds_from_now(after)
         terms = {"most": times, "usd_per_h": max_price, "usd_total": max_total, "after_s": wait}

@@ -1,4 +1,4 @@
-"""`tunewatch migrate RUN --auto` and `--recover`: what may be done about a lost box without asking, and doing it."""
+"""`tunewatch migrate RUN --auto`, `--recover` and `--account`: what may be done without asking, and the record."""
 
 from __future__ import annotations
 
@@ -62,3 +62,27 @@ def recover_run(run: str, *, dry: bool, yes: bool, as_json: bool) -> int:
     else:
         click.echo(f"{result.run} could not be recovered: {cost.get('why') or result.state}.", err=True)
     return 0 if result.ok else int(Exit.UNCONFIRMED)
+
+
+def tell_account(run: str, *, as_json: bool) -> int:
+    """What was said before each move of a run and what it cost, and how the forecasts of all moves came out."""
+    from remote.home import home
+    from remote.journal import Journal
+    from remote.move_record import moves, summary
+    from runner.errors import NotFoundError
+
+    journal = Journal(home())
+    try:
+        every = moves(journal)
+    finally:
+        journal.close()
+    mine = [move for move in every if move.run == run or move.run.endswith(f"/{run}")]
+    if not mine:
+        raise NotFoundError(f"{run} was never moved to the end of a move.", hint="tunewatch migrate RUN --to OFFER.")
+    if as_json:
+        emit_json({"ok": True, "state": "done", "run": mine[-1].run, "instance_id": None, "steps": [],
+                   "moves": [move.to_json() for move in mine], "record": summary(every)})  # fmt: skip
+    else:
+        click.echo("\n".join(line for move in mine for line in move.lines()))
+        click.echo(summary(every))
+    return 0
