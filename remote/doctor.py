@@ -74,7 +74,9 @@ def check_host(
     except TunewatchError as error:
         yield Check("SSH", "bad", error.message, error.hint)
         return
-    yield Check("SSH", "good", f"{host.name} lets us in, {rtt * 1000:.0f} ms a round trip, home {home}")
+    key = getattr(host, "key_used", "")
+    by = f" with {key}" if key else ""
+    yield Check("SSH", "good", f"{host.name} lets us in{by}, {rtt * 1000:.0f} ms a round trip, home {home}")
     for check in (
         lambda: _tmux(host),
         lambda: _python(host, python),
@@ -82,7 +84,10 @@ def check_host(
         lambda: _way_out(host, python, environment or os.environ),
     ):
         yield _guarded(host.name, check)
-    yield from _health(host)
+    for found in _health(host):
+        yield found
+        if found.name == "GPU" and found.finding == "good":
+            yield _guarded(host.name, lambda: _cuda(host, python))
 
 
 def forget_host_key(text: str, home: Path) -> bool:
@@ -196,6 +201,34 @@ def _python(host: Transport, python: str) -> Check:
             "Name the interpreter that has it: [launch] python in settings.toml",
         )
     return Check("Python", "good", f"{facts['executable']} {version}, torch {torch}")
+
+
+_CUDA = """
+import sys, warnings
+warnings.simplefilter("ignore")
+try: import torch
+except ImportError as error: print("none", error); sys.exit()
+if torch.version.cuda is None and not getattr(torch.version, "hip", None): print("built", torch.__version__); sys.exit()
+try: torch.zeros(1, device="cuda").add_(1).item()
+except Exception as error: print("fails", str(error).splitlines()[0]); sys.exit()
+print("works", torch.__version__, "on", torch.cuda.device_count(), "x", torch.cuda.get_device_name(0))
+"""
+
+
+def _cuda(host: Transport, python: str) -> Check:
+    """Whether torch can compute on the GPU that is there: by computing."""
+    word = shell_path(python) if "/" in python else python
+    answer = host.run(f"{word} -", stdin=_CUDA.encode(), timeout=120.0)
+    kind, _, said = answer.text.splitlines()[-1].partition(" ") if answer.text else ("", "", answer.complaint)
+    if kind == "works":
+        return Check("CUDA", "good", f"torch {said}")
+    if kind == "built":
+        mend = "Name an interpreter whose torch was built for the GPU: [launch] python in settings.toml"
+        return Check("CUDA", "bad", f"torch {said} was built without CUDA; training would use the processor", mend)
+    if kind == "none":
+        return Check("CUDA", "note", f"not tried: {said}", "Name the interpreter that has torch.")
+    mend = "Does nvidia-smi work there, and is the driver new enough for this torch?"
+    return Check("CUDA", "bad", f"torch cannot use the GPU: {said or 'it ended without a word'}", mend)
 
 
 def _root(host: Transport) -> Check:

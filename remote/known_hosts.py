@@ -27,10 +27,11 @@ class KnownHosts:
     def __init__(self, home: Path) -> None:
         self.path = home / "known_hosts"
 
-    def check(self, name: str, kind: str, key: bytes) -> bool:
+    def check(self, name: str, kind: str, key: bytes, *, typed: str = "") -> bool:
         """Compare with what is known; remember it when nothing is. Returns whether the host was met for the first time.
 
-        Raises HostKeyChangedError with both fingerprints and the way to accept the new key on purpose.
+        `typed` is what a person calls the host. Raises HostKeyChangedError with both fingerprints and the way to
+        accept the new key on purpose.
         """
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(handle, "r+", encoding="ascii", errors="replace") as file:
@@ -41,7 +42,7 @@ class KnownHosts:
                 if len(known) >= 3 and known[0] == name:
                     if known[2] == base64.b64encode(key).decode():
                         return False
-                    raise self._changed(name, known[1], known[2], kind, key)
+                    raise self._changed(name, known[1], known[2], kind, key, typed)
             file.write(f"{name} {kind} {base64.b64encode(key).decode()}\n")
             file.flush()
             os.fsync(file.fileno())
@@ -76,7 +77,7 @@ class KnownHosts:
         self.path.write_text("".join(f"{line}\n" for line in kept), encoding="ascii")
         return len(kept) != len(lines)
 
-    def _changed(self, name: str, old_kind: str, old: str, kind: str, key: bytes) -> HostKeyChangedError:
+    def _changed(self, name: str, old_kind: str, old: str, kind: str, key: bytes, typed: str) -> HostKeyChangedError:
         try:
             was = fingerprint(base64.b64decode(old, validate=True))
         except ValueError:
@@ -85,5 +86,5 @@ class KnownHosts:
             f"{name} shows another host key than before: {kind} {fingerprint(key)}, known is {old_kind} {was}. "
             "Nothing was sent to it.",
             hint="If the machine was reinstalled, forget the old key with: "
-            f"tunewatch doctor HOST --forget-host-key. If not, somebody may be in between. ({self.path})",
+            f"tunewatch doctor {typed or 'HOST'} --forget-host-key. If not, somebody may be in between. ({self.path})",
         )

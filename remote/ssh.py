@@ -88,6 +88,8 @@ class SshTransport(SshFiles):
         """Seconds by which the host's clock is ahead of ours; known after `home()`."""
         self.connections = 0
         """How many were built."""
+        self.key_used = ""
+        """The key that the host took, by its file or its name in the agent; empty before the first login."""
         self._known = KnownHosts(home)
         self._ask = ask
         self._lock = threading.RLock()
@@ -176,7 +178,8 @@ class SshTransport(SshFiles):
                 if not client.initial_kex_done:
                     raise LinkError(f"{hop.host} port {hop.port} accepts connections and says nothing.")
                 key = client.get_remote_server_key()
-            self._known.check(hop.alias, key.get_name(), key.asbytes())
+            typed = self.name if hop is self.login else f"{hop.host}:{hop.port}"
+            self._known.check(hop.alias, key.get_name(), key.asbytes(), typed=typed)
         except BaseException as error:
             client.close()
             if isinstance(error, LinkError) and "version" in str(error.__cause__).lower():
@@ -196,6 +199,7 @@ class SshTransport(SshFiles):
                 with self._deadline(client, left, f"Logging in to {hop.host}"):
                     try:
                         if not client.auth_publickey(hop.user, key):
+                            self.key_used = offer.name
                             return None
                     except paramiko.BadAuthenticationType as error:
                         raise refused(hop, keys, str(", ".join(error.allowed_types))) from error
@@ -206,6 +210,7 @@ class SshTransport(SshFiles):
                     raise
                 return count
             if client.is_authenticated():
+                self.key_used = offer.name
                 return None
             if not client.is_active():
                 if count == len(keys):

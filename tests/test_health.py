@@ -197,6 +197,42 @@ def test_doctor_says_what_is_missing_on_a_bare_box_and_how_to_mend_it(tmp_path: 
     assert checks["network"].finding == "note"
 
 
+DRIVER = "The NVIDIA driver on your system is too old (found version 11040)."
+TORCH = """
+class version: cuda = {cuda!r}
+__version__ = "2.13.0"
+def zeros(*a, **k): {deed}
+class cuda:
+    device_count = staticmethod(lambda: 2)
+    get_device_name = staticmethod(lambda n: "RTX 6000 Ada")
+"""
+
+
+@pytest.mark.parametrize(
+    ("cuda", "deed", "finding", "words"),
+    [
+        (None, "pass", "bad", "built without CUDA"),
+        ("12.8", f"raise RuntimeError({DRIVER!r})", "bad", "driver on your system is too old"),
+        ("12.8", "from unittest.mock import MagicMock; return MagicMock()", "good", "2 x RTX 6000 Ada"),
+    ],
+    ids=["torch for processors", "old driver", "works"],
+)
+def test_doctor_tries_the_gpu_that_is_there_with_the_torch_that_is_there(
+    cuda: str | None, deed: str, finding: str, words: str, box: Sshd, tmp_path: Path, hub: str
+) -> None:
+    """There is no GPU here: nvidia-smi and torch are small programs of the box that say what real ones would."""
+    box.script("bin/nvidia-smi", f"#!/bin/sh\necho '{SMI}'\n")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "torch.py").write_text(TORCH.format(cuda=cuda, deed=deed))
+    box.script("bin/gpupython", f'#!/bin/sh\nPYTHONPATH={tmp_path / "lib"} exec python3 "$@"\n')
+    with box.connect(tmp_path / "state") as host:
+        checks = {c.name: c for c in check_host(host, python="gpupython", environment={"HF_ENDPOINT": hub})}
+    assert checks["GPU"].found == "NVIDIA A100-SXM4-40GB 40 GB"
+    assert checks["CUDA"].finding == finding
+    assert words in checks["CUDA"].found
+    assert str(box.key) in checks["SSH"].found
+
+
 def test_doctor_command_tells_an_unreachable_host_in_json_and_by_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
