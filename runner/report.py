@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.atomic import read_object
 from runner.errors import NotFoundError, UsageError
 from runner.metrics import MetricsReader
 from runner.rundir import METRICS, SUMMARY
@@ -42,6 +43,14 @@ class Stage:
     name: str
     macro: float
     tasks: Mapping[str, Score] = field(default_factory=dict)
+
+    @property
+    def macro_stderr(self) -> float | None:
+        """Standard error of the unweighted mean, the tasks taken as independent; None where one has none."""
+        errors = [score.stderr for score in self.tasks.values() if score.stderr is not None]
+        if not errors or len(errors) < len(self.tasks):
+            return None
+        return math.sqrt(sum(error**2 for error in errors)) / len(errors)
 
     def to_json(self) -> dict[str, Any]:
         """`{"macro", "tasks": {name: value}}`, with `"stderr": {name: value}` where one is known."""
@@ -160,8 +169,11 @@ class Report:
 
     def to_markdown(self) -> str:
         """The same for people."""
-        parts = [_stage_table(self), _delta_lines(self.deltas), _task_table(self), _long_run_lines(self.stage5)]
-        return "\n\n".join(p for p in parts if p) + "\n"
+        return "\n\n".join(p for p in (self.stages_markdown(), _long_run_lines(self.stage5)) if p) + "\n"
+
+    def stages_markdown(self) -> str:
+        """Stage table, deltas and the table of tasks."""
+        return "\n\n".join(p for p in (_stage_table(self), _delta_lines(self), _task_table(self)) if p)
 
 
 def compute_deltas(macros: Mapping[str, float]) -> Deltas:
@@ -242,12 +254,25 @@ def _from_events(path: Path, stages: dict[str, Stage]) -> LongRun | None:
     reader = MetricsReader()
     reader.feed(path.read_bytes())
     history = reader.history()
+    errors = _stderr_of_events(path)
     for result in history.stages:
-        stages.setdefault(result.name, Stage(result.name, result.macro, {k: Score(v) for k, v in result.tasks.items()}))
+        known = errors.get(result.name, {})
+        tasks = {task: Score(value, number(known.get(task))) for task, value in result.tasks.items()}
+        stages.setdefault(result.name, Stage(result.name, result.macro, tasks))
     if history.step is None:
         return None
     reason = history.end_reason or ("ended" if history.ended else "has not ended")
     return LongRun(history.step, history.max_steps, reason, history.elapsed_s, tuple(history.eval_pairs()))
+
+
+def _stderr_of_events(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Stage to task to standard error: all that is left of them where metrics-*.json stayed on a box that is gone."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for line in path.read_bytes().splitlines():
+        if b'"stage"' in line and b'"stderr"' in line:
+            event = read_object(line) or {}
+            found[str(event.get("name"))] = _mapping(event.get("stderr"))
+    return found
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -340,17 +365,23 @@ def _cell(score: Score | None) -> str:
     return f"{score.value:.4f}" + (f" ± {score.stderr:.4f}" if score.stderr is not None else "")
 
 
-def _delta_lines(deltas: Deltas) -> str:
-    lines = []
+def _delta_lines(report: Report) -> str:
+    deltas, stages, lines = report.deltas, report.stages, []
+
+    def error(after: str, before: str) -> str:
+        errors = [stages[name].macro_stderr for name in (after, before)]
+        return "" if None in errors else f" ± {math.hypot(*(e for e in errors if e is not None)):.4f}"
+
     if deltas.damage is not None:
         kept = f" (retention {deltas.damage_retention:.3f}x)" if deltas.damage_retention is not None else ""
-        lines.append(f"- Damage, stage 2 against stage 1: {deltas.damage:+.10f}{kept}")
+        lines.append(f"- Damage, stage 2 against stage 1: {deltas.damage:+.10f}{error('stage2', 'stage1')}{kept}")
     if deltas.gain is not None:
-        lines.append(f"- Gain, stage 4 against stage 2: {deltas.gain:+.10f}")
+        lines.append(f"- Gain, stage 4 against stage 2: {deltas.gain:+.10f}{error('stage4', 'stage2')}")
     if deltas.retention is not None:
         lines.append(f"- Retention, stage 4 over stage 1: {deltas.retention:.4f}x")
     if deltas.side_effect is not None:
-        lines.append(f"- Side effect, tuned model against stage 1, both causal: {deltas.side_effect:+.10f}")
+        told = f"{deltas.side_effect:+.10f}{error('non_prefill', 'stage1')}"
+        lines.append(f"- Side effect, tuned model against stage 1, both causal: {told}")
     return "\n".join(lines)
 
 
@@ -383,7 +414,7 @@ def _long_run_lines(run: LongRun | None) -> str:
     of = f" of {run.max_steps}" if run.max_steps is not None else ""
     lines = [f"- Long fine-tune: ended at step {run.stop_step}{of} ({run.reason or 'no reason recorded'})"]
     if run.runtime_s is not None:
-        lines.append(f"- Runtime: {_span(run.runtime_s)}")
+        lines.append(f"- Runtime: {span(run.runtime_s)}")
     if run.usd is not None:
         lines.append(f"- Cost: ${run.usd:.2f}")
     if run.best is not None:
@@ -393,7 +424,8 @@ def _long_run_lines(run: LongRun | None) -> str:
     return "\n".join(lines)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """`12:30 min` or `1:02 h`."""
     if seconds < 3600:
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d} h"

@@ -234,7 +234,8 @@ class Study:
             return
         tasks = {task: score.acc for task, score in scores.tasks.items()}
         self.done[name] = {"macro": scores.macro, "tasks": tasks}
-        self.writer.write("stage", name=name, macro=scores.macro, tasks=tasks)
+        errors = {task: score.stderr for task, score in scores.tasks.items()}
+        self.writer.write("stage", name=name, macro=scores.macro, tasks=tasks, stderr=errors)
         file = "metrics.json" if self.recipe.kind == name else f"metrics-{name}.json"
         rundir.write_atomic(self.run.path / file, json.dumps(scores.document(), indent=1).encode())
         shown = ", ".join(f"{task} {value:.3f}" for task, value in tasks.items())
