@@ -127,6 +127,7 @@ def migration(
     here = plan.here
     if here is None:
         raise ValueError("the box the run is on has no known price, so a move cannot be weighed")
+    probe = plan.probes.get(there.id) if probe is None else probe
     ratio = relative_speed(here, there, probe=probe, own_runs=plan.own_runs, recipe=plan.work.recipe)
     p0, pj = sum(hourly_rates(here, plan.work)), sum(hourly_rates(there, plan.work))
     setup = sum(setup_phases(there, plan.work).values())

@@ -12,7 +12,7 @@ sunk cost taken out. An interruptible box loses time to interruptions: at a rate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -134,6 +134,8 @@ class Plan:
     spent_usd: float | None = None
     work: Workload = field(default_factory=Workload)
     own_runs: tuple[OwnRun, ...] = ()
+    probes: Mapping[str, float] = field(default_factory=dict)
+    """Speed ratios measured live, by the id of the offer: beside one the tables only steady its noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +264,7 @@ def _rows(offers: Sequence[Offer], shared: _Futures, plan: Plan, *, moving: bool
         return [], np.zeros((0, SAMPLES))
     work = plan.work
     ratios = [
-        relative_speed(plan.here, o, own_runs=plan.own_runs, recipe=work.recipe)
+        relative_speed(plan.here, o, probe=plan.probes.get(o.id), own_runs=plan.own_runs, recipe=work.recipe)
         if moving
         else SpeedRatio(1.0, 0.0, ("measured here",))
         for o in offers

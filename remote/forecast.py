@@ -2,8 +2,8 @@
 
     run_view(history, *, max_steps=None) -> RunView
     forecast_run(history, rule=None, offers=(), *, dph=None, here=None, budget=None, deadline_h=None, max_steps=None,
-                 rate=None, scenario=False, workload=None, checkpoint_step=None, spent_usd=None, own_runs=(), widen=0.0,
-                 seed=0, n=512) -> RunForecast
+                 rate=None, scenario=False, workload=None, checkpoint_step=None, spent_usd=None, own_runs=(), probes={},
+                 widen=0.0, seed=0, n=512) -> RunForecast
     weigh_move(forecast, there, *, probe=None, seed=0) -> estimator.migration.Migration | None
     other_rules(forecast, rules=None) -> list[estimator.whatif.RuleOutcome]
 
@@ -13,7 +13,8 @@ declared, and where there is none either (a foreign run) no auto-stop is assumed
 the run is on; with `dph` alone (USD/h) the stay row is priced without a listing. `budget` is USD and `deadline_h`
 hours, both from now. `rate` (steps/s) overrides what was measured. `scenario=True` asks for the fixed horizon with the
 factors 1.2 / 1.0 / 0.6 instead of the forecast. `workload` says what a move has to carry and, with its `model`, opens
-the memory verdicts. `checkpoint_step` is the last durable checkpoint: a move starts there again. `widen` is
+the memory verdicts. `checkpoint_step` is the last durable checkpoint: a move starts there again. `probes` are rates
+(steps/s, evals included) that were measured on a box on offer, by its id. `widen` is
 `remote.bets.BetBook().calibration().widen`.
 
 `RunForecast.stop` is None when the horizon is unknown, `.throughput` is None before two readings of progress, `.quotes`
@@ -23,7 +24,7 @@ caller may skip the call while `history` is the same object.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +121,7 @@ def forecast_run(
     checkpoint_step: int | None = None,
     spent_usd: float | None = None,
     own_runs: Sequence[OwnRun] = (),
+    probes: Mapping[str, float] | None = None,
     widen: float = 0.0,
     seed: int = 0,
     n: int = DEFAULT_PATHS,
@@ -157,6 +159,7 @@ def forecast_run(
         spent_usd=spent_usd,
         work=workload or Workload(),
         own_runs=tuple(own_runs),
+        probes={offer: rate / thr.effective_sps for offer, rate in (probes or {}).items()},
     )
     table = compare(offers, stop, thr, rng, plan)
     return RunForecast(view, thr, stop, rule, table.quotes, table.stay, table.best_id, plan, noise)

@@ -76,6 +76,37 @@ def test_a_models_config_judges_the_memory_of_every_offer(estimate, tmp_path):
     assert {q["fits"] for q in tuned} == {"fits"}
 
 
+def test_a_rate_measured_on_an_offers_box_decides_its_speed(estimate):
+    """Without it the H100 is known to about a tenth; with it to a few percent, and nothing else moves."""
+    rows = [{k: v for k, v in row.items() if k not in ("speed", "setup_h")} for row in SEED_OFFERS["offers"]]
+    estimate.offers.write_text(json.dumps({"offers": rows}))
+    asked = (LOG, "--here", 31457957, "--offers", estimate.offers, "--steps", 6000, "--json")
+    guessed = json.loads(estimate(*asked).stdout)
+    rate = guessed["throughput"]["effective_steps_per_s"]
+    probed = json.loads(estimate(*asked, "--probe", f"3={1.8 * rate}").stdout)
+    before, after = guessed["quotes"][2], probed["quotes"][2]
+    assert before["speed_sd"] > 0.05
+    assert after["speed_sd"] <= 0.02
+    assert after["speed"] == pytest.approx(1.8, rel=0.02)
+    assert after["speed_sources"][0] == "live probe"
+    assert after["hours"]["pess"] - after["hours"]["opt"] < before["hours"]["pess"] - before["hours"]["opt"]
+    assert probed["quotes"][1] == guessed["quotes"][1]
+    assert "no offer 99" in estimate(*asked, "--probe", "99=1", code=3).stderr
+    assert "not a probe" in estimate(*asked, "--probe", "3=fast", code=2).stderr
+
+
+def test_past_forecasts_are_said_and_a_typed_rule_is_no_bet(estimate, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    bet = {"run": "old", "step": 100, "horizon": 1000, "p10": 200, "p50": 300, "p90": 400, "p_early": 0.9}
+    book = home / "bets.jsonl"
+    book.write_text(json.dumps(bet) + "\n" + json.dumps({"run": "old", "truth": 310}) + "\n")
+    before = book.read_text()
+    done = estimate(LOG, "--offers", estimate.offers, "--steps", 6000, "--patience", 3)
+    assert "1 run settled: the interval held the end in 100%" in done.stdout
+    assert book.read_text() == before
+
+
 def test_the_optimisers_on_the_command_line_are_the_estimators():
     assert set(OPTIMISERS) == set(STATE_BYTES)
 

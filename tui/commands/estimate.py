@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,6 +36,7 @@ OPTIMISERS = ("adamw", "adamw_bf16", "adamw_8bit", "adafactor", "sgd")
 @click.option("--offers", "offers_file", type=click.Path(), help="Offers file; without it the bundled examples.")
 @click.option("--here", help="Id of the offer that the run is on.")
 @click.option("--dph", type=click.FloatRange(min=0), help="USD per hour of the box the run is on.")
+@click.option("--probe", multiple=True, metavar="ID=RATE", help="Steps per second measured on an offer's own box.")
 @click.option("--budget", type=click.FloatRange(min=0), help="USD from now.")
 @click.option("--deadline", help="From now, 90s, 45m, 10h, or an ISO time.")
 @click.option("--patience", type=click.IntRange(min=1), help="Auto-stop: evals without gain; a run may declare it.")
@@ -58,6 +60,7 @@ def command(
     offers_file: str | None,
     here: str | None,
     dph: float | None,
+    probe: tuple[str, ...],
     budget: float | None,
     deadline: str | None,
     patience: int | None,
@@ -112,12 +115,14 @@ def command(
             max_steps=steps,
             rate=rate,
             scenario=rate is not None,
-            workload=work,
+            workload=of_recipe(work, target),
+            probes=probes(probe, offers),
             widen=book.calibration().widen,
             own_runs=book.own_runs(),
         )
-        with suppress(OSError):  # a home that cannot be written costs a bet, not the answer
-            book.follow(history, found.stop)
+        if found.rule == history.rule and rate is None:  # a rule that was only typed is not the one that will end it
+            with suppress(OSError):  # a home that cannot be written costs a bet, not the answer
+                book.follow(history, found.stop)
         document = found.to_json()
         document["moves"] = [] if found.stay is None else [m.to_json() for m in moves(found, offers)]
         document["rules"] = [rule_row(row) for row in other_rules(found)] if what_if else []
@@ -152,6 +157,33 @@ def workload(
         batch=batch, length=length, optimiser=optimiser, lora_rank=lora, checkpointing=checkpointing, prefix_mask=False
     )
     return Workload(model_gb=shape.params * 2 / 1e9, model=shape, train=train)
+
+
+def of_recipe(work: Workload | None, target: str) -> Workload:
+    """The workload with the recipe of a known run: own finished runs of the same recipe say how fast a GPU is."""
+    from estimator.workload import Workload
+    from remote.home import home
+    from remote.known import known_runs
+
+    known = (run.recipe for run in known_runs(home()) if target in (run.target, run.name))
+    return replace(work or Workload(), recipe=next(known, None) or "")
+
+
+def probes(typed: Sequence[str], offers: Sequence[Offer]) -> dict[str, float]:
+    """`ID=RATE` as rates by offer; UsageError for another form, NotFoundError for an id that is not listed."""
+    rates: dict[str, float] = {}
+    for text in typed:
+        name, _, number = text.partition("=")
+        try:
+            rate = float(number)
+        except ValueError:
+            rate = math.nan
+        if not (math.isfinite(rate) and rate > 0):
+            raise UsageError(f"'{text}' is not a probe.", hint="--probe OFFER_ID=0.41, in steps per second.")
+        if name not in {offer.id for offer in offers}:
+            raise NotFoundError(f"There is no offer {name} in the list.")
+        rates[name] = rate
+    return rates
 
 
 def moves(found: RunForecast, offers: Sequence[Offer]) -> list[Migration]:
@@ -251,7 +283,8 @@ def table_lines(document: dict[str, Any]) -> list[str]:
     elif projected:
         span = f"{projected['p50']} (80 %: {projected['p10']} to {projected['p90']})"
         lines += ["", f"Expected stop: step {span}, early with probability {projected['p_early']:.0%}."]
-    best = max(document.get("moves") or [], key=lambda m: float(m["mean_saves_usd"]), default=None)
+    over = projected is not None and projected["method"] in ("ended", "stopped")
+    best = None if over else max(document.get("moves") or [], key=lambda m: float(m["mean_saves_usd"]), default=None)
     if best:
         lines.append(f"Best move for money, {best['offer_id']}: {best['why']}")
     for row in document.get("rules") or []:
@@ -261,4 +294,6 @@ def table_lines(document: dict[str, Any]) -> list[str]:
             f"stop {row['stop']['p50']:>6}, ${row['usd']:.2f}, best loss {row['best_loss']:.4f}, "
             f"false stop {row['p_false_stop']:.0%}"
         )
+    if document.get("calibration"):
+        lines.append(document["calibration"])
     return lines
