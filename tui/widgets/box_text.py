@@ -62,7 +62,7 @@ def pane_text(health: Health, colours: Colours, now: float, width: int, *, runni
         if gpu.get("util") is not None:
             _bar(out, gpu["util"] / 100, bar, colours.get("secondary", ""))
             out.append(f" {gpu['util']:.0f}%")
-        said = [_watts(gpu), "" if gpu.get("temp_c") is None else f"{gpu['temp_c']:.0f} °C"]
+        said = [_watts(gpu).replace(" of ", "/"), "" if gpu.get("temp_c") is None else f"{gpu['temp_c']:.0f} °C"]
         out.append(f"  {'  '.join(s for s in said if s)}\n", _heat(gpu, colours))
         if gpu.get("total_mib"):
             share = (gpu.get("used_mib") or 0.0) / gpu["total_mib"]
@@ -76,7 +76,8 @@ def pane_text(health: Health, colours: Colours, now: float, width: int, *, runni
         out.append("disk ", "dim").append(_free(health), colours.get("warning", "") if 1 - used < TIGHT else "")
         out.append("   ")
     if health.get("net_in") is not None:
-        out.append("net ", "dim").append(_net(health))
+        down, up = health["net_in"] / 1e6, (health.get("net_out") or 0.0) / 1e6
+        out.append("net ", "dim").append(f"↓ {down:.1f} ↑ {up:.1f} MB/s")
     out.append("\n")
     if health.get("cpu") is not None:
         out.append("cpu ", "dim").append(f"{health['cpu']:.0f}%   ")
