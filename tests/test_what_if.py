@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +190,18 @@ async def test_arrow_keys_replay_at_once_and_the_forecast_follows() -> None:
         await pilot.press("tab", "down", "tab", "up", "tab", "space")
         await pilot.pause()
         assert app.panel.trial.rule == StopRule(6, 0.002, 700, "start")
+
+
+async def test_how_past_forecasts_came_true_stands_below_the_forecast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEWATCH_HOME", str(tmp_path))
+    bet = {"run": "old", "step": 100, "horizon": 1000, "p10": 200, "p50": 300, "p90": 400, "p_early": 0.9}
+    (tmp_path / "bets.jsonl").write_text(json.dumps(bet) + "\n" + json.dumps({"run": "old", "truth": 700}) + "\n")
+    app = Room()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await opened(pilot, app)
+        await until(pilot, lambda: "Past forecasts: 1 run settled: the interval held the end in 0%" in app.said())
 
 
 async def test_nonsense_is_said_in_place_and_cannot_be_applied() -> None:

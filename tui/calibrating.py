@@ -91,3 +91,14 @@ class Calibrating:
     def _fail(self, error: OSError) -> None:
         self._book = None
         self.trouble = f"forecasts are not kept for calibration: {error.strerror or error}"
+
+
+def past_forecasts() -> str:
+    """How past forecasts came true, in one sentence; empty while none is settled. Reads the book: not for a tick."""
+    from remote.bets import BetBook
+
+    try:
+        found = BetBook().calibration()
+    except OSError:
+        return ""
+    return f"Past forecasts: {found.in_words()}" if found.runs else ""

@@ -21,6 +21,7 @@ from textual.worker import get_current_worker
 from runner.autostop import StopRule
 from runner.errors import UsageError
 from runner.history import RunHistory
+from tui.calibrating import past_forecasts
 from tui.what_if import FIELDS, Said, Tone, Trial, ahead, rule_of, sentences, try_rule
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class WhatIf(Vertical):
         history: RunHistory
         rule: StopRule
         outcomes: dict[StopRule, RuleOutcome]
+        past: str
+        """How past forecasts came true."""
 
     def __init__(
         self,
@@ -140,6 +143,7 @@ class WhatIf(Vertical):
         self.trial: Trial | None = None
         """What is shown; None while what is typed makes no rule."""
         self._outcomes: dict[StopRule, RuleOutcome] = {}
+        self._past = ""
 
     def compose(self) -> ComposeResult:
         """Fields, words, buttons."""
@@ -224,7 +228,8 @@ class WhatIf(Vertical):
             outcomes=self._outcomes,
         )
         self.query_one("#apply", Button).disabled = rule == self.in_force
-        self._say(sentences(self.trial))
+        past: list[Said] = [(self._past, "quiet")] if self._past and self._outcomes else []
+        self._say([*sentences(self.trial), *past])
 
     def _say(self, lines: list[Said]) -> None:
         out = Text()
@@ -238,13 +243,14 @@ class WhatIf(Vertical):
     def _foresee(self, history: RunHistory, in_force: StopRule, rule: StopRule, dph: float | None) -> None:
         outcomes = ahead(history, in_force, rule, dph=dph)
         if not get_current_worker().is_cancelled:
-            self.post_message(self._Foreseen(history, rule, outcomes))
+            self.post_message(self._Foreseen(history, rule, outcomes, past_forecasts()))
 
     def on_what_if__foreseen(self, message: _Foreseen) -> None:
         """The forecast of a rule has come; it may be one that was typed over since."""
         if message.history is not self.history:
             return
         self._outcomes.update(message.outcomes)
+        self._past = message.past
         if self.trial is not None and self.trial.rule == message.rule:
             self._show(message.rule)
 
