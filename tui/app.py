@@ -277,7 +277,11 @@ class TunewatchApp(App[None]):
         """Hand the terminal to a shell where the run is; coming back brings the same screen."""
         import subprocess
 
-        words = self.session.shell_of(target)
+        try:
+            words = self.session.shell_of(target)
+        except TunewatchError as error:
+            self.notify(str(error), title="no shell", severity="error")
+            return
         if self.is_web or self._driver is None or self.is_headless:
             self.notify(f"In a terminal this opens: {' '.join(words)}", severity="warning")
             return
