@@ -288,3 +288,12 @@ def test_a_log_that_is_caught_up_makes_a_snapshot_now_and_then_and_the_last_one_
     made = [watch.look(now) for now in (0.0, 0.2, 0.4, 0.9, 1.0)]
     assert [one.step if one else None for one in made] == [10, None, None, 40, 50]
     assert not watch.behind
+
+
+def test_before_training_the_panel_promises_no_projection_and_names_the_rule_as_a_guess():
+    text = stop_words.panel(snapshot(RunHistory(), state="starting"), {}, 45).plain
+    assert text.startswith("waiting for the first step\n")
+    assert "for any other one this is assumed" in text
+    assert "no projection" not in text
+    begun = stop_words.panel(snapshot(RunHistory(source="metrics", max_steps=600, step=0), state="starting"), {}, 45)
+    assert "waiting for step 600" in begun.plain

@@ -22,6 +22,8 @@ def phase_words(snapshot: RunSnapshot, ruling: Ruling) -> tuple[str, str]:
         return f"fired: {did} at step {state.stopped_at} ({why})", "error"
     if snapshot.ended:
         return f"did not fire: the run {snapshot.state} at step {step}", "foreground"
+    if before_training(snapshot):
+        return "waiting for the first step", "foreground"
     if state.phase is Phase.WAITING:
         last = snapshot.history.max_steps
         if last is not None and last < rule.min_steps:
@@ -34,6 +36,13 @@ def phase_words(snapshot: RunSnapshot, ruling: Ruling) -> tuple[str, str]:
     if state.phase is Phase.ARMED:
         return f"armed: reference {words.loss(state.reference)} of step {state.reference_step}", "success"
     return f"{state.bad} of {rule.patience} without gain since step {state.reference_step}", "warning"
+
+
+def before_training(snapshot: RunSnapshot) -> bool:
+    """Whether nothing is known of the run yet: neither its rule, nor how long it will be, nor a step of it."""
+    history = snapshot.history
+    nothing = history.step is None and history.max_steps is None and not history.evals and not history.pending_evals
+    return snapshot.state == "starting" and nothing and not snapshot.declared
 
 
 def _best(ruling: Ruling) -> str:
@@ -68,6 +77,11 @@ def panel(snapshot: RunSnapshot, colours: Colours, width: int) -> Text:
     ruling = snapshot.ruling
     out = Text()
     dim = colours.get("text-muted-hex", "") or "dim"
+    if before_training(snapshot):
+        out.append(f"{phase_words(snapshot, ruling)[0]}\n", "bold")
+        out.append("A run of ours says its rule when training begins; for any other one this is assumed:\n", dim)
+        out.append(f"{ruling.rule.in_words()}\n", dim)
+        return out
     said = "" if snapshot.declared else "assumed: "
     out.append(f"{said}{ruling.rule.in_words()}\n", dim)
     changed = next((ack for ack in reversed(snapshot.history.acks) if ack.kind == "rule" and ack.accepted), None)
