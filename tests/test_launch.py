@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,9 +13,8 @@ import pytest
 
 from remote.access import own_key
 from remote.arming import Wishes
-from remote.journal import Journal
 from remote.kill import kill, name_victim
-from remote.launch import choose_image, launch, onstart, resume_launch, undo_launch
+from remote.launch import choose_image, launch, onstart, undo_launch
 from remote.provider import CreditError, OfferGoneError, RejectedError, Wanted
 from remote.reconcile import reconcile
 from remote.rent import BootError
@@ -311,52 +306,6 @@ def test_a_launch_ends_at_the_first_line_of_the_trainer_and_kill_proves_the_end(
     laptop.check_agreement()
 
 
-def test_secrets_are_in_no_file_no_argument_no_log_and_no_request(
-    real: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """HF token, account key and the box's own key, looked for everywhere while a launch goes on and after it."""
-    token = "hf_" + "Zq7" * 10
-    monkeypatch.setenv("HF_TOKEN", token)
-    monkeypatch.setenv("VAST_API_KEY", real.world.account_key)
-    laptop = Laptop(real, tmp_path)
-    seen: set[bytes] = set()
-    done = threading.Event()
-
-    def watch_arguments() -> None:
-        while not done.wait(0.005):
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit():
-                    try:
-                        seen.add((entry / "cmdline").read_bytes())
-                    except OSError:
-                        continue
-
-    watcher = threading.Thread(target=watch_arguments)
-    watcher.start()
-    try:
-        result = launch(laptop.desk(), laptop.request(151), laptop.open_pair, dict(os.environ))
-    finally:
-        done.set()
-        watcher.join()
-    assert result.instance_id is not None
-    box = real.world.boxes[result.instance_id]
-    assert box.container is not None
-    secrets = [token.encode(), real.world.account_key.encode(), box.api_key.encode()]
-    shown = b"\n".join(seen) + repr(laptop.said).encode() + repr(result).encode() + repr(real.bodies).encode()
-    for secret in secrets:
-        assert secret not in shown
-    allowed = {box.container.home / "tunewatch/container.env", *box.container.home.glob("tunewatch/runs/*/*/secrets")}
-    for root in (laptop.home, box.container.home):
-        for path in root.rglob("*"):
-            if path.is_file() and not path.is_symlink() and path not in allowed:
-                raw = path.read_bytes()
-                assert not any(secret in raw for secret in secrets), path
-    for path in allowed:
-        assert path.stat().st_mode & 0o077 == 0
-        assert real.world.account_key not in path.read_text(), "the account's key never comes to a box"
-    kill(laptop.desk(), name_victim(laptop.desk().journal, str(box.id)), open_pair=laptop.open_pair, checkpoint=False)
-
-
 def test_a_guard_that_cannot_be_proved_stops_the_launch(real: FakeVast, tmp_path: Path) -> None:
     laptop = Laptop(real, tmp_path)
     real.faults.add("show", faults.UNAUTHORISED, times=50)
@@ -445,47 +394,6 @@ def test_f14_cut_at_each_row_of_a_launch_and_carried_on_or_undone(
             laptop.desk(), name_victim(laptop.desk().journal, str(made[0].id)), open_pair=laptop.open_pair, grace_s=10.0
         ).ok
         laptop.check_agreement()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("row", [2, 6, 9])
-def test_f14_the_process_itself_killed_in_a_launch(real: FakeVast, tmp_path: Path, row: int) -> None:
-    """SIGKILL after the n-th row, as an empty battery would."""
-    laptop = Laptop(real, tmp_path)
-    living = {box.id for box in real.world.living()}
-    code = textwrap.dedent(
-        f"""
-        import os, signal
-        from pathlib import Path
-        from remote.desk import Desk
-        from remote.journal import Journal
-        from remote.launch import launch
-        from remote.vast import VastProvider
-        from tests.support.rented import Laptop
-        count = 0
-        def die(row):
-            global count
-            count += 1
-            if count == {row}:
-                os.kill(os.getpid(), signal.SIGKILL)
-        laptop = Laptop.__new__(Laptop)
-        laptop.home, laptop.recipe, laptop.real = Path({str(laptop.home)!r}), Path({str(laptop.recipe)!r}), True
-        desk = Desk(VastProvider(thresholds={{}}), Journal(laptop.home, after_row=die))
-        launch(desk, laptop.request({160 + row}), laptop.open_pair, {{}})
-        """
-    )
-    env = {**os.environ, "TUNEWATCH_VAST_URL": real.url, "VAST_API_KEY": real.world.account_key}
-    done = subprocess.run([sys.executable, "-c", code], env=env, check=False, cwd=Path(__file__).parent.parent)
-    assert done.returncode == -9
-    (record,) = Journal(laptop.home).open_deeds()
-    result = resume_launch(laptop.desk(), record.id, laptop.open_pair, {})
-    assert result.state == "running"
-    made = [box.id for box in real.world.living() if box.id not in living]
-    assert made == [result.instance_id]
-    laptop.check_agreement()
-    assert kill(
-        laptop.desk(), name_victim(laptop.desk().journal, str(made[0])), open_pair=laptop.open_pair, grace_s=10
-    ).ok
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from remote.kill import kill, name_victim
-from remote.launch import launch
+from remote.launch import launch, resume_launch
 from remote.migrate import open_migration, resume_migration
 from remote.provider import Order
 from remote.reconcile import reconcile
@@ -108,6 +108,26 @@ def test_f14_a_launch_that_was_killed_is_settled_in_one_pass(
     real: FakeVast, tmp_path: Path, row: int, moment: str, choice: str
 ) -> None:
     launch_round(real, tmp_path, row, moment, choice)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [2, 6, 9])
+def test_f14_a_launch_that_was_killed_is_carried_on_to_its_first_log_line(
+    real: FakeVast, tmp_path: Path, row: int
+) -> None:
+    laptop = Laptop(real, tmp_path)
+    living = {box.id for box in real.world.living()}
+    asked = laptop.request(offer_of(real), name=NAME)
+    assert run_doomed(real, "launch", row, "after", laptop.home, json.dumps(asked.to_json()))
+    (record,) = laptop.desk().journal.open_deeds()
+    result = resume_launch(laptop.desk(), record.id, laptop.open_pair, {})
+    assert result.state == "running"
+    (made,) = [box.id for box in real.world.living() if box.id not in living]
+    assert made == result.instance_id
+    agree(laptop, {made})
+    assert trainers(laptop, made) == 1
+    desk = laptop.desk()
+    assert kill(desk, name_victim(desk.journal, str(made)), open_pair=laptop.open_pair, grace_s=10.0).ok
 
 
 @pytest.mark.slow
