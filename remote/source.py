@@ -155,8 +155,9 @@ class LocalSource:
         status = rundir.read_status(self.path / rundir.STATUS) if rundir.STATUS in names else None
         self._ended = status is not None and status.ended
         alive = None
-        if status is not None and status.pid:
-            alive = process_alive(status.pid, status.start_ticks, status.boot_id)
+        if status is not None and (pid := status.pid or status.supervisor_pid):
+            # before there is a trainer its supervisor stands for it
+            alive = process_alive(pid, status.start_ticks if status.pid else None, status.boot_id)
         ages = [a for a in (self._age(log), _age_now(metrics)) if a is not None]
         return Files(log, metrics, status, ours, min(ages) if ages else None, alive)
 

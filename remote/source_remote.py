@@ -243,7 +243,10 @@ class RemoteSource:
     def _measure(self) -> None:
         """Health, clock and the life of the process in one question."""
         self._health_at = self._clock()
-        pid = "" if self._status is None or self._status.pid is None else str(self._status.pid)
+        # before there is a trainer its supervisor stands for it
+        status = self._status
+        watched = None if status is None else status.pid or status.supervisor_pid
+        pid = "" if watched is None else str(watched)
         where = self._folder or self._path.rpartition("/")[0] or "/"
         sent = time.time()
         answer = self._host.run(f"DIR={shell_path(where)} PID={pid}\n{SCRIPT}", timeout=15.0)
@@ -252,12 +255,12 @@ class RemoteSource:
         self._health = read_health(
             answer.stdout.decode("utf-8", "replace"), now=now, wall_sent=sent, wall_got=got, before=self._health
         )
-        if self._status is not None and self._status.pid:
+        if status is not None and watched:
             self._alive = judge_alive(
                 self._health.pid_stat,
                 self._health.boot_id,
-                start_ticks=self._status.start_ticks,
-                boot_id=self._status.boot_id,
+                start_ticks=status.start_ticks if status.pid else None,
+                boot_id=status.boot_id,
             )
 
     def _age(self, mtime: float) -> float | None:

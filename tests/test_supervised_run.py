@@ -175,6 +175,7 @@ def test_f5_tmux_and_ssh_may_die_and_the_run_goes_on(lab: Lab) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_f5_random_kills_leave_one_trainer_at_most_and_a_true_status(lab: Lab) -> None:
     """Three kills of each kind; `python -m tests.support.kills 100` makes a hundred of each by the same code."""
     ends = rounds(lab, 3, seed=5)

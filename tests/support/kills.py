@@ -29,7 +29,7 @@ from runner.rundir import Status, read_status
 from tests.support.lab import Lab, running, tick_until, wait_for
 
 VICTIMS = ("sshd", "supervisor", "trainer", "tmux", "supervisor and trainer", "everything")
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 
 
 class Start:
