@@ -20,8 +20,8 @@ EVERY_S = 5.0
 """Seconds between two notes of one run."""
 KEPT = 200
 """Runs that are remembered."""
-WIDTH = 45
-"""Columns that the panes' words are made for: the room there is on a screen of 120."""
+WIDTH = 43
+"""Columns that the panes' words are made for: the room there is on a screen of 120, beside a scroll bar."""
 
 
 class LastSeen(NamedTuple):
