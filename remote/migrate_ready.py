@@ -6,6 +6,7 @@ Every function is one state, may be done again after a crash, and returns what t
 from __future__ import annotations
 
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -171,14 +172,15 @@ def newest(
 ) -> tuple[Cargo | None, list[str]]:
     """The newest whole checkpoint of the run on a box, wherever its trainer puts them; `pin` keeps it from pruning."""
     end = move.end(instance_id)
-    found: list[Cargo] = []
-    passed: list[str] = []
-    for folder in move.folders():
+
+    def look(folder: str) -> tuple[Cargo | None, list[str]]:
         place = f"{run_dir}/{PINNED}/{folder.replace('/', '-')}" if pin else None
-        cargo, torn = newest_checkpoint(end, f"{run_dir}/{folder}", at_most=at_most, pin=place)
-        passed += torn
-        if cargo is not None:
-            found.append(cargo)
+        return newest_checkpoint(end, f"{run_dir}/{folder}", at_most=at_most, pin=place)
+
+    with ThreadPoolExecutor(thread_name_prefix="newest") as beside:
+        seen = list(beside.map(look, move.folders()))
+    found = [cargo for cargo, _ in seen if cargo is not None]
+    passed = [words for _, torn in seen for words in torn]
     return max(found, key=lambda c: c.step, default=None), passed
 
 

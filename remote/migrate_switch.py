@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from runner.errors import (
     UnconfirmedError,
     UnreachableError,
 )
-from runner.rundir import CHECKPOINTS, CONFIG, FENCE, LOG, METRICS, Status
+from runner.rundir import CHECKPOINTS, CONFIG, FENCE, LOG, METRICS, STOP_REQUEST, Status
 
 BY_ITSELF = (RunExit.FINISHED, RunExit.AUTO_STOPPED, RunExit.LIMIT)
 """Exit codes of a run that is over; one that was stopped or crashed has more to do."""
@@ -118,6 +119,7 @@ def _stopped(move: Move, host: Transport, note: Note) -> Status | None:
         def told(step: DeedStep) -> None:
             note.say(f"{step.name}: {step.detail}" if step.detail else step.name)
 
+        _wake_supervisor(host, run_dir, status)
         done = stop_run(host, run_dir, name=move.request.run, reason="migration", progress=told)
         if not done.ok:
             raise UnconfirmedError(
@@ -130,6 +132,14 @@ def _stopped(move: Move, host: Transport, note: Note) -> Status | None:
             f"{move.request.run} ended by itself on its old box ({status.reason}); there is nothing left to move."
         )
     return status
+
+
+def _wake_supervisor(host: Transport, run_dir: str, status: Status) -> None:
+    """Its next look at the run directory may be a second away, and training stands still for what follows."""
+    host.put(json.dumps({"reason": "migration", "deadline": None}).encode(), f"{run_dir}/{STOP_REQUEST}")
+    if status.supervisor_pid:
+        pid = int(status.supervisor_pid)
+        host.run(f"grep -qa runner.box.supervise /proc/{pid}/cmdline && kill -TERM {pid}; true", timeout=15.0)
 
 
 def _keep_halted(move: Move, note: Note) -> None:
@@ -179,20 +189,23 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
     last, first = Cargo.from_json(data["cargo2"]), Cargo.from_json(data["cargo"])
     begun = desk.mono()
     moved, way, carried = 0, "there already", 0.0
-    if last.step != first.step:
-        dest = f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{last.step}"
-        try:
-            done = carry(
-                desk, last, source_of(move, last), move.end(move.new_id), dest, note,
-                usd_per_h=move.usd_per_h(), hub=hub_of(move, last),
-            )  # fmt: skip
-            moved, way, carried = done.bytes, done.way, done.seconds
-        except (SourceSpoiledError, NotFoundError, UnreachableError) as error:
-            # asks the new box: when it is the one that fails, this raises, and the move is undone
-            move.host(move.new_id).ping()
-            note.say(f"{error.message} Going on from step {first.step}.")
-            last = first
-    kept = _carry_files(move, note) if data.get("old_alive") else _from_mirror(move)
+    with ThreadPoolExecutor(1, thread_name_prefix="carry files") as beside:
+        # the run's own files are as they will stay: they travel beside the checkpoint
+        files = beside.submit(_carry_files, move, note) if data.get("old_alive") else beside.submit(_from_mirror, move)
+        if last.step != first.step:
+            dest = f"{move.new_dir}/{CHECKPOINTS}/checkpoint-{last.step}"
+            try:
+                done = carry(
+                    desk, last, source_of(move, last), move.end(move.new_id), dest, note,
+                    usd_per_h=move.usd_per_h(), hub=hub_of(move, last),
+                )  # fmt: skip
+                moved, way, carried = done.bytes, done.way, done.seconds
+            except (SourceSpoiledError, NotFoundError, UnreachableError) as error:
+                # asks the new box: when it is the one that fails, this raises, and the move is undone
+                move.host(move.new_id).ping()
+                note.say(f"{error.message} Going on from step {first.step}.")
+                last = first
+        kept = files.result()
     small = sum(kept.values()) / 1e3
     note.detail = f"step {last.step}, {moved / 1e6:.1f} MB by {way}, {small:.0f} kB of log and metrics"
     stopped = data.get("stopped_step")
