@@ -62,15 +62,12 @@ async def ended(pilot: Any) -> Any:
 
 
 async def name_typed_back(pilot: Any) -> None:
-    """The name into its field by keys, then Enter to the button and Enter on it."""
+    """The name, and Enter."""
     await until(lambda: isinstance(pilot.app.screen, DeedScreen), pilot)
     await until(lambda: pilot.app.focused is not None and pilot.app.focused.id == "cancel", pilot)
-    await pilot.press("left")
-    await until(lambda: isinstance(pilot.app.focused, Input), pilot)
     await pilot.press(*pilot.app.screen.deed.name)
+    await until(lambda: isinstance(pilot.app.focused, Input), pilot)
     await until(lambda: not pilot.app.screen.query_one("#go").disabled, pilot)
-    await pilot.press("enter")
-    await until(lambda: pilot.app.focused is not None and pilot.app.focused.id == "go", pilot)
     await pilot.press("enter")
 
 

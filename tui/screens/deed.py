@@ -7,12 +7,12 @@ program too: the deed goes on, and its end is told as a notice for as long as so
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -164,15 +164,24 @@ class DeedScreen(ModalScreen[None]):
             button.compact = self.size.height < 30
         self._timer = self.set_interval(TICK_S, self._turn, pause=True)
 
+    def on_key(self, event: events.Key) -> None:
+        """What is typed goes into the name, wherever the focus is."""
+        if not self.deed.name or self._begun or isinstance(self.focused, Input):
+            return
+        if event.character and event.is_printable and event.character != " ":
+            name = self.query_one("#name", Input)
+            name.focus()
+            name.insert_text_at_cursor(event.character)
+            event.stop()
+
     @on(Input.Changed, "#name")
     def _typed(self, event: Input.Changed) -> None:
         self.query_one("#go", Button).disabled = event.value.strip() != self.deed.name
 
     @on(Input.Submitted, "#name")
     def _entered(self) -> None:
-        """Enter after the name leads to the button, and does not press it."""
-        if not self.query_one("#go", Button).disabled:
-            self.query_one("#go", Button).focus()
+        """The name and Enter, as on the command line: whoever has typed the name has answered."""
+        self._go()
 
     @on(Button.Pressed, "#cancel")
     def action_leave(self) -> None:
@@ -194,13 +203,13 @@ class DeedScreen(ModalScreen[None]):
         begin_deed(self.app, self.deed, self._said, self._ended)
 
     def _said(self, told: Told) -> None:
-        self.phases.take(told, time.monotonic())
+        self.phases.take(told, monotonic())
         if self.is_attached:
             self._turn()
             self.query_one("#steps").scroll_end(animate=False)
 
     def _turn(self) -> None:
-        lines = self.phases.render(time.monotonic(), self.app.theme_variables)
+        lines = self.phases.render(monotonic(), self.app.theme_variables)
         self.query_one("#lines", Static).update(lines)
 
     def _ended(self, end: DeedEnd) -> None:
