@@ -125,6 +125,14 @@ class HostPoller(threading.Thread):
             self._watches.append(watch)
         self._wake.set()
 
+    def drop(self, watch: Watch) -> None:
+        """Look at one run no longer. Its link is closed aside: a dead one must not hold the screen."""
+        with self._lock:
+            if watch not in self._watches:
+                return
+            self._watches.remove(watch)
+        threading.Thread(target=watch.close, name=f"close {self.host}", daemon=True).start()
+
     def look_now(self) -> None:
         """Do not wait for the next tick."""
         self._wake.set()

@@ -118,6 +118,14 @@ class Session:
 
         return recall(target)
 
+    def forget(self, target: str) -> None:
+        """Watch a run no longer, so that watching it again opens it anew: it may be on another box by now."""
+        watch = self._watched.pop(target, None)
+        self.instances.pop(target, None)
+        if watch is not None:
+            for poller in self._pollers.values():
+                poller.drop(watch)
+
     def bring_to_front(self, target: str | None) -> None:
         """Read the run that a person looks at as it writes, the others now and then. None: all alike, each second."""
         self._front = target
@@ -147,7 +155,7 @@ class Session:
             return RunFeed(target)
 
         local = target.kind == "local"
-        dph = plan.dph if plan.dph is not None else (0.0 if local else None)
+        dph = plan.dph if plan.dph is not None else (0.0 if local else _price_of(target.instance_id))
         here = next((o for o in self.offers if o.id == plan.offer_id), None) if plan.offer_id else None
         maker = SnapshotMaker(
             plan.target,
@@ -237,3 +245,19 @@ def _instance_of(target: str) -> int | None:
     from remote.known import known_runs
 
     return next((r.instance_id for r in known_runs(home()) if target in (r.target, r.name)), None)
+
+
+def _price_of(instance_id: int | None) -> float | None:
+    """USD per hour that the journal knows of a rented box; None for what is not rented, or not by this journal."""
+    if instance_id is None:
+        return None
+    from remote.home import home
+    from remote.journal import Journal
+
+    journal = Journal(home())
+    try:
+        box = journal.box(instance_id)
+    finally:
+        journal.close()
+    price = box.data.get("dph_total") if box is not None else None
+    return float(price) if isinstance(price, int | float) else None

@@ -242,6 +242,7 @@ class DeedScreen(ModalScreen[None]):
     def _watch(self) -> None:
         from tui.session import WatchPlan
 
-        run = self._started()
+        run, app = self._started(), cast("TunewatchApp", self.app)
         self.dismiss()
-        self.app.call_later(cast("TunewatchApp", self.app).open_run, WatchPlan(run))
+        app.session.forget(run)  # a run that moved is on another box than the one that was watched
+        app.call_later(app.open_run, WatchPlan(run))
