@@ -69,16 +69,16 @@ class Decision:
         """What a person reads before the question."""
         said = []
         if self.stay_usd is not None and self.move_usd is not None and self.left_h is not None:
-            even = "never" if self.break_even_h is None else f"from {self.break_even_h:.1f} h left on"
+            even = "never pays" if self.break_even_h is None else f"pays from {self.break_even_h:.1f} h left on"
             said.append(
-                f"To the horizon: staying ${self.stay_usd:.2f}, moving ${self.move_usd:.2f}; moving pays {even}, "
+                f"To the horizon: staying ${self.stay_usd:.2f}, moving ${self.move_usd:.2f}; moving {even}, "
                 f"{self.left_h:.1f} h are left."
             )
         if self.saves_usd is not None and self.p_saves is not None and self.mean_saves_usd is not None:
             low, _, high = self.saves_usd
             said.append(
-                f"Expected, with auto-stop, overlap and traffic: saves ${self.mean_saves_usd:.2f} "
-                f"(${low:.2f} to ${high:.2f}), P(saves) {self.p_saves:.0%}."
+                f"Expected, with auto-stop, overlap and traffic: saves {usd(self.mean_saves_usd)} "
+                f"({usd(low)} to {usd(high)}), P(saves) {self.p_saves:.0%}."
             )
         how = "measured" if self.speed_measured else "estimated"
         said.append(
@@ -159,6 +159,15 @@ def least(stay_usd: float) -> float:
     return max(LEAST_USD, LEAST_SHARE * stay_usd)
 
 
+def usd(value: float) -> str:
+    """Money that may be a loss.
+
+    >>> usd(-0.384)
+    '-$0.38'
+    """
+    return f"-${-value:.2f}" if value < -0.005 else f"${abs(value):.2f}"
+
+
 def _why(answer: Migration, pays: bool, stay: float, move: float, even: float, left: float) -> str:
     if pays:
         return answer.why
@@ -167,7 +176,7 @@ def _why(answer: Migration, pays: bool, stay: float, move: float, even: float, l
         return f"{plain}; a step costs more there, so moving never pays."
     if left < even:
         return f"{plain}; moving pays from {even:.1f} h left on, {left:.1f} h are left."
-    return f"{plain}, but it is expected to save ${answer.mean_saves_usd:.2f} only (P(saves) {answer.p_saves:.0%})."
+    return f"{plain}, but it is expected to save {usd(answer.mean_saves_usd)} only (P(saves) {answer.p_saves:.0%})."
 
 
 def _risks(there: Offer, remaining: int | None) -> tuple[str, ...]:

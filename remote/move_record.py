@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from remote.decision import usd
 from remote.journal import DeedRecord, Journal
 
 
@@ -54,9 +55,9 @@ class MoveRecord:
         said = [f"{self.run}, {self.deed}" + (", by itself" if self.by_itself else ", forced" if self.forced else "")]
         if self.saves_usd is not None:
             low, _, high = self.saves_usd
-            true = "not known" if self.saved_usd is None else f"${self.saved_usd:.2f}"
+            true = "not known" if self.saved_usd is None else usd(self.saved_usd)
             where = {True: ", within", False: ", outside", None: ""}[self.within]
-            said.append(f"  saving: ${low:.2f} to ${high:.2f} were expected, {true} it is to the horizon{where}")
+            said.append(f"  saving: {usd(low)} to {usd(high)} were expected, {true} it is to the horizon{where}")
         if self.setup_h is not None and self.ready_h is not None:
             said.append(f"  set-up: {self.setup_h * 60:.0f} min were expected, {self.ready_h * 60:.1f} min it took")
         if self.speed is not None and self.measured_speed is not None:

@@ -19,12 +19,13 @@ from remote.destroy import GAP_S
 from remote.forecast import forecast_run
 from remote.journal import DeedRecord, Journal
 from remote.kill import name_victim
-from remote.launch import Launch
+from remote.launch import Launch, choose_image
 from remote.migrate import migrate, open_migration, resume_migration
 from remote.migrate_plan import plan_move
 from remote.move import launch_of
 from remote.provider import Instance, MarketOffer, OfferGoneError, RejectedError, Wanted, find
 from remote.recovery_policy import Loss, Policy, losses, mirror_of, policy_of, spent, used, why_not
+from remote.rent import BootError
 from remote.settings import load_settings
 from runner.errors import RefusedError, UnreachableError
 from runner.history import RunHistory
@@ -195,6 +196,7 @@ def choices(desk: Desk, loss: Loss, policy: Policy, row: Instance | None) -> lis
         for offer in market
         if offer.rentable and not offer.spot and offer.dph_total <= policy.usd_per_h and offer.gpu_ram_mb >= least_mb
         and offer.machine_id not in excluded and (not same or offer.machine_id != same)
+        and _has_an_image(offer, launch)
     ]  # fmt: skip
     priced = _priced(history_of_mirror(desk, loss), fitting)
     left = policy.usd_total - spent(journal, loss.run, desk.clock())
@@ -233,6 +235,14 @@ def _same_gpu(launch: Launch, row: Instance | None, known: str) -> str | None:
     if launch.plan.min_vram_mb or (row is not None and row.gpu_ram_mb):
         return None
     return known or None
+
+
+def _has_an_image(offer: MarketOffer, launch: Launch) -> bool:
+    """Whether the host's driver is new enough for some image."""
+    try:
+        return bool(choose_image(offer, launch.plan.image))
+    except BootError:
+        return False
 
 
 def _is_empty(desk: Desk) -> bool:

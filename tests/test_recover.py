@@ -401,6 +401,7 @@ def test_the_cheapest_offer_under_both_caps_on_another_machine_is_chosen_and_exp
     offers[5]["dph_base"], offers[6]["dph_base"], offers[7]["dph_base"] = 0.50, 0.30, 0.20
     offers[6]["machine_id"] = 1  # where the lost box stood
     offers[7]["gpu_ram"] = offers[7]["gpu_total_ram"] = 16_000
+    offers[8]["dph_base"], offers[8]["cuda_max_good"] = 0.25, 11.8  # a driver too old for every image
     lab.allow(after_s=0.0, usd_per_h=0.6)
     lab.outbid()
     desk = lab.laptop.desk()
