@@ -90,6 +90,8 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
         from runner.study.resume import resume_point
 
         resume = resume_point(recipe, run, chosen.resume)
+    if chosen.nproc < 1:
+        raise UsageError(f"--nproc wants 1 or more, not {chosen.nproc}.")
     if chosen.nproc > 1 and "RANK" not in os.environ:
         from runner.study.launch import launch
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from runner.config import load_recipe
-from runner.errors import UsageError
+from runner.errors import NotFoundError, UsageError
 from tests.support.study import stock_model, tiny_model, tokenizer
 
 pytestmark = pytest.mark.study
@@ -171,6 +171,17 @@ def test_the_macro_is_the_unweighted_mean_and_names_what_it_is_made_of(task_path
     assert tasks["letters"]["stderr"] > 0
     assert made["macro_rule"] == "unweighted mean over tasks"
     assert {"lm_eval", "versions", "num_fewshot", "limit"} <= set(made)
+
+
+def test_a_task_whose_data_cannot_be_fetched_is_a_sentence(tmp_path, monkeypatch):
+    from runner.study.evaluate import harness
+
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    far = CHOICE.format(name="far", data="x").replace("dataset_path: json", "dataset_path: nobody/nothing")
+    (tmp_path / "far.yaml").write_text("\n".join(line for line in far.splitlines() if "data_files" not in line))
+    with pytest.raises(NotFoundError, match="The data of a task could not be fetched"):
+        harness(recipe(tmp_path, "tasks=far"), "stage2", loaded(), "prompt_bidirectional")
 
 
 def test_limit_and_wrong_tasks(task_path):

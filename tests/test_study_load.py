@@ -143,6 +143,27 @@ def test_an_fp8_checkpoint_loads_as_the_weights_it_stands_for(tmp_path, scheme):
     assert "quantization_config" not in loaded.model.config.to_dict(), "what is saved is no FP8 checkpoint any more"
 
 
+def test_a_directory_that_is_no_whole_checkpoint_is_a_sentence(tmp_path):
+    """What a cut copy leaves: half of the weights, none, no tokenizer; and a path that leads nowhere."""
+    from runner.study.load import load_model
+
+    save_checkpoint(stock_model(), tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UsageError, match="its weights are damaged or cut"):
+        load_model(tmp_path, mask="causal")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="no file named model"):
+        load_model(tmp_path, mask="causal")
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UsageError, match="has no tokenizer that can be read"):
+        load_model(tmp_path, mask="causal")
+    with pytest.raises(NotFoundError, match="There is no model directory"):
+        load_model(tmp_path / "nowhere", mask="causal")
+
+
 def test_names_that_do_not_exist_are_sentences(tmp_path):
     from runner.study.load import load_model
 

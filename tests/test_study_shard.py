@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from runner import rundir
+from runner.__main__ import main
 from runner.config import load_recipe
 from runner.errors import UsageError
+from runner.study.launch import launch
 from runner.study.load import load_model
 from runner.study.memory import Shape, shards_of, verdict
 from runner.study.shard import by_index, by_name, read_weights
@@ -114,6 +116,14 @@ def test_weights_are_read_from_one_file_or_several_and_an_adapter_by_the_models_
     tuned.save_pretrained(tmp_path / "lora")
     trained = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     assert read_weights(tmp_path / "lora").keys() == trained
+
+
+def test_more_processes_than_cards_and_none_at_all_are_sentences(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="--nproc 3, and this machine has 2 GPUs: one process each"):
+        launch(["demo"], 3)
+    assert main(["demo", "--run-dir", str(tmp_path / "run"), "--nproc", "0"]) == 2
+    assert "--nproc wants 1 or more, not 0." in capsys.readouterr().err
 
 
 @pytest.mark.slow

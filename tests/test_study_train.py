@@ -196,7 +196,11 @@ def test_the_horizon_is_saved_although_it_is_no_multiple_of_save_steps(base, tmp
 
 @pytest.mark.parametrize(
     ("override", "says"),
-    [("optimizer=adamw_8bit", "needs a CUDA GPU"), ("lr_scheduler=sideways", "The Trainer refuses these settings")],
+    [
+        ("optimizer=adamw_8bit", "needs a CUDA GPU"),
+        ("lr_scheduler=sideways", "The Trainer refuses these settings"),
+        ("attention=flex_attention", "trains on a CUDA GPU only"),
+    ],
 )
 def test_settings_this_machine_cannot_do_are_sentences(base, tmp_path, override, says):
     with pytest.raises(UsageError, match=says):

@@ -11,15 +11,16 @@ work offline. Several ranks share the requests: each takes every n-th, all get a
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
-from runner.errors import UsageError
+from runner.errors import NotFoundError, UsageError
 from runner.recipe import MaskMode, Recipe
 from runner.study.load import Loaded
 
@@ -135,22 +136,37 @@ def harness(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageS
         max_length=getattr(loaded.model.config, "max_position_embeddings", None),
     )
     manager = _manager(settings.task_path, settings.tasks)
-    result = simple_evaluate(
-        model=adapter,
-        tasks=list(settings.tasks),
-        num_fewshot=settings.fewshot or None,
-        limit=settings.limit or None,
-        task_manager=manager,
-        bootstrap_iters=0,
-        log_samples=False,
-        random_seed=recipe.data.seed,
-    )
+    with _sentences():
+        result = simple_evaluate(
+            model=adapter,
+            tasks=list(settings.tasks),
+            num_fewshot=settings.fewshot or None,
+            limit=settings.limit or None,
+            task_manager=manager,
+            bootstrap_iters=0,
+            log_samples=False,
+            random_seed=recipe.data.seed,
+        )
     if result is None:
         return None
     scores = {task: Score(*_accuracy(task, result)) for task in settings.tasks}
     versions = {task: result["versions"].get(task) for task in settings.tasks}
     details = {"lm_eval": __version__, "versions": versions, "num_fewshot": settings.fewshot, "limit": settings.limit}
     return StageScores(name, mask, scores, details)
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """What the tasks' data sets can meet, in words; the tasks of the library come from the Hub."""
+    import datasets
+
+    try:
+        yield
+    except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise NotFoundError(
+            f"The data of a task could not be fetched: {str(error).splitlines()[0]}",
+            hint="Without the network, tasks of your own work: evaluate.task_path names their YAML files.",
+        ) from error
 
 
 def _manager(task_path: str, tasks: Sequence[str]) -> Any:

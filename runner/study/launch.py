@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from runner.errors import RunExit
+from runner.errors import RunExit, UsageError
 
 _ORDERLY = (RunExit.FINISHED, RunExit.AUTO_STOPPED, RunExit.STOPPED, RunExit.LIMIT)
 _LEFT_BEHIND_S = 20.0
@@ -23,7 +23,14 @@ _LEFT_BEHIND_S = 20.0
 
 
 def launch(arguments: list[str], nproc: int) -> int:
-    """Run `python -m runner <arguments>` on `nproc` ranks and return the worst thing that happened to any of them."""
+    """Run `python -m runner <arguments>` on `nproc` ranks and return the worst thing that happened to any of them.
+
+    Raises UsageError when there are fewer GPUs than that; without any GPU the ranks share the processor.
+    """
+    if 0 < (cards := _cards()) < nproc:
+        raise UsageError(
+            f"--nproc {nproc}, and this machine has {cards} GPU{'s' if cards > 1 else ''}: one process each."
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,3 +63,10 @@ def launch(arguments: list[str], nproc: int) -> int:
     # a code of the contract (out of memory, disk full) says more than the signal that then killed the others
     worst = max(codes, key=lambda code: (code not in _ORDERLY, code > 1))
     return worst if worst >= 0 else 128 - worst
+
+
+def _cards() -> int:
+    """GPUs that this process may use; counting them touches none."""
+    import torch
+
+    return int(torch.cuda.device_count())

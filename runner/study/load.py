@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
+
 from runner.errors import NotFoundError, UsageError
 from runner.recipe import MaskMode
 from runner.study.fetch import fetch_weights, is_folder_of_a_repository
@@ -170,8 +172,13 @@ def set_mask(model: PrefixLM, mask: MaskMode) -> None:
 def _load_tokenizer(name: str, where: dict[str, Any], notes: list[str]) -> Any:
     from transformers import AutoTokenizer
 
-    with _translated(name, where.get("revision", "main")):
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    try:
+        with _translated(name, where.get("revision", "main")):
+            tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    except UsageError as error:
+        raise UsageError(
+            f"{name} has no tokenizer that can be read.", hint="Its files (tokenizer.json) belong beside the weights."
+        ) from error
     if tokenizer.eos_token_id is None:
         raise UsageError(f"The tokenizer of {name} has no end token; an answer could never end.")
     if tokenizer.pad_token_id is None:
@@ -238,9 +245,16 @@ class _translated:  # noqa: N801 - reads as a word in a with statement
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, SafetensorError):
+            raise UsageError(
+                f"{self.name} cannot be loaded: its weights are damaged or cut ({error}).",
+                hint="Fetch or copy it again; tunewatch audit reads it once more.",
+            ) from error
         if error is None or not isinstance(error, (OSError, ValueError)) or isinstance(error, UsageError):
             return
         text = str(error)
+        if self.name.startswith(("/", ".", "~")) and not Path(self.name).exists():
+            raise NotFoundError(f"There is no model directory {self.name}.") from error
         if Path(self.name).exists():
             raise UsageError(f"{self.name} cannot be loaded: {text.splitlines()[0]}") from error
         if "gated" in text or "401" in text or ("private" in text and "HF_TOKEN" not in text):

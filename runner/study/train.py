@@ -147,6 +147,11 @@ def training_arguments(recipe: Recipe, run: RunDir, *, sharded: bool = False) ->
         more = sharding_arguments(train.activation_checkpointing, adapter=train.lora_rank > 0)
     if train.optimizer == "adamw_8bit":
         _need_8bit(cuda)
+    if recipe.model.attention == "flex_attention" and not cuda:
+        raise UsageError(
+            "flex_attention trains on a CUDA GPU only: on a processor it has no backward pass.",
+            hint="--set attention=sdpa, which honours the same mask.",
+        )
     try:
         return TrainingArguments(
             output_dir=str(run.checkpoints),
