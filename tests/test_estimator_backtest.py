@@ -51,6 +51,24 @@ def test_the_dump_holds_ordered_quantiles_inside_the_coming_evals(capsys, curve_
         assert row["k"] < row["p10"] <= row["p50"] <= row["p90"] <= lengths[row["curve"]]
 
 
+def test_a_forecast_depends_on_what_was_seen_and_not_on_the_place_in_the_file_or_the_future(
+    capsys, curve_file, tmp_path
+):
+    first, second = (json.loads(line) for line in curve_file.read_text().splitlines())
+    other = {**second, "evals": [*second["evals"][:16], *([e[0], 9.0, None, None] for e in second["evals"][16:])]}
+    turned = tmp_path / "turned.jsonl"
+    turned.write_text(json.dumps(other) + "\n" + json.dumps(first) + "\n")
+    dumps = []
+    for path in (curve_file, turned):
+        run(capsys, "--curves", path, "--patience", 12, "--dump", tmp_path / "d.jsonl")
+        rows = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+        dumps.append({(r["curve"], r["k"]): (r["p10"], r["p50"], r["p90"], r["samples"]) for r in rows})
+    straight, swapped = dumps
+    seen = [(curve, k) for curve, k in straight if curve == 0 or k <= 15]
+    assert len(seen) >= 6
+    assert {key: straight[key] for key in seen} == {(c, k): swapped[1 - c, k] for c, k in seen}
+
+
 def test_both_counting_modes_can_be_asked(capsys, curve_file):
     assert run(capsys, "--curves", curve_file, "--count-from", "start")["count_from"] == "start"
 
