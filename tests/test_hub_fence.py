@@ -100,7 +100,7 @@ def test_a_run_that_never_moved_leaves_no_marker_and_one_that_moved_says_so_at_i
     upload(api, "me/repo", RUN, checkpoint(tmp_path, 10))
     assert not [path for path in hub.files if path.endswith("epoch.json")]
     work = Uploader("me/repo", RUN, Reports(), api=api, pauses_s=(0.0,), epoch=3)
-    assert work.close(60)
+    assert work.close(600)
     assert epoch_at(api, "me/repo", RUN, "main") == 3, "before there was anything to upload"
 
 
@@ -118,7 +118,7 @@ def test_f20_a_zombie_is_told_in_words_stops_with_12_and_overwrites_nothing(hub:
 
     work = uploader(api, reports, on_fenced=fenced)
     outcome = train(base, tmp_path / "run", "max_steps=100000", uploader=work)
-    assert work.close(60)
+    assert work.close(600)
     assert outcome.code is RunExit.LIMIT
     assert "epoch 1 on the Hub is newer than 0" in outcome.reason
     assert told[0].startswith("the run goes on elsewhere")

@@ -306,7 +306,7 @@ def test_a_full_disk_leaves_a_whole_status_and_the_last_words_are_written(tmp_pa
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     words, _, status = done.stdout.partition("\n")

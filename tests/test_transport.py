@@ -52,7 +52,7 @@ def test_bytes_are_bytes_both_ways(pair: tuple[Transport, Path]) -> None:
 
 def test_megabytes_on_both_streams_do_not_lock_up(pair: tuple[Transport, Path]) -> None:
     host, _ = pair
-    done = host.run("head -c 6000000 /dev/zero; head -c 6000000 /dev/zero >&2; exit 5", timeout=60)
+    done = host.run("head -c 6000000 /dev/zero; head -c 6000000 /dev/zero >&2; exit 5", timeout=240)
     assert (done.rc, len(done.stdout), len(done.stderr)) == (5, 6_000_000, 6_000_000)
 
 
