@@ -185,7 +185,7 @@ def test_a_local_run_is_stopped_with_its_checkpoint_and_its_status_is_known(tmp_
     result = stop_run(LocalTransport(), str(run.path), name="mine")
     assert (result.ok, result.state) == (True, "stopped")
     assert result.steps[-1].detail.endswith("exit status 11")
-    assert child.wait(20) == 11
+    assert child.wait(240) == 11
     state = feed.tick()
     assert state.state == "stopped"
     again = stop_run(LocalTransport(), str(run.path), name="mine")

@@ -275,7 +275,7 @@ def test_the_run_is_asked_to_save_before_the_box_goes(stand: Stand) -> None:
         guard._sleep = sleep
         assert guard.watch() == 0
         assert json.loads((stand.run_dir / STOP_REQUEST).read_text())["reason"] == "deadline"
-        assert child.wait(5) == -15
+        assert child.wait(120) == -15
         assert stand.box.intended == "stopped"
     finally:
         child.kill()

@@ -315,7 +315,7 @@ def test_the_production_way_ends_a_box_by_the_command_itself(tmp_path: Path, mon
         rentals.start()
         wait(lambda: posted and "ended" in titles(posted[-1]) and not posted[-1].boxes)
         rentals.stop()
-        rentals.join(20)
+        rentals.join(120)
         assert box.destroyed is not None
         laptop.check_agreement()
 
@@ -338,7 +338,7 @@ while rentals._wake.is_set() or rentals._home is None or not rentals.is_alive():
     time.sleep(0.01)
 assert not rentals.something_rented()
 rentals.stop()
-rentals.join(10)
+rentals.join(120)
 assert not rentals.is_alive()
 print(len(posted), [name for name in ("vastai", "paramiko", "remote.vast", "torch", "textual") if name in sys.modules])
 """

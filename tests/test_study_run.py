@@ -168,7 +168,7 @@ def test_stopped_or_killed_and_resumed_it_ends_as_if_nothing_had_been(demo, base
                 rundir.write_stop_request(tmp_path, "enough")
             wait_for_state(tmp_path, "stopping")
             os.kill(trainer, signal.SIGCONT)
-        code = process.wait(timeout=120)
+        code = process.wait(timeout=400)
     whole = rundir.newest_whole_checkpoint(tmp_path / "checkpoints")
     assert whole is not None
     if how == "sigkill":
@@ -240,7 +240,7 @@ def test_a_stop_of_two_processes_saves_once_and_ends_both(base, tmp_path):
         )  # fmt: skip
         wait_for_step(tmp_path, 6, process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == RunExit.STOPPED
+        assert process.wait(timeout=400) == RunExit.STOPPED
     assert rundir.checkpoint_step(rundir.newest_whole_checkpoint(tmp_path / "checkpoints")) == history(tmp_path).step
 
 

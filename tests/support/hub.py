@@ -111,7 +111,7 @@ def hub_stand_in() -> Iterator[tuple[HubStandIn, str]]:
                 hub.blobs[path.removeprefix("/blob/")] = body
                 self.reply(200, {})
             elif "/commit/" in path:
-                hub.gate.wait(30)
+                hub.gate.wait(600)
                 self.commit(body)
             elif found := re.fullmatch(r"/api/models/me/repo/revision/(.+)", path):
                 self.revision(found[1])
