@@ -333,6 +333,7 @@ def test_a_box_without_tmux_runs_all_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.study
+@pytest.mark.timeout(1200)
 def test_a_stage_of_ours_runs_on_a_host_and_stops_with_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,7 +352,7 @@ def test_a_stage_of_ours_runs_on_a_host_and_stops_with_a_checkpoint(
         run = run_on_host(order, "box", home=state, settings=Settings(), environment={})
         feed = RunFeed(run.name, home=state, connect=lambda _: box.connect(state))
         seen = tick_until(
-            feed, lambda s: bool(s.history.evals and s.run_dir) or s.state in ("crashed", "finished"), 240
+            feed, lambda s: bool(s.history.evals and s.run_dir) or s.state in ("crashed", "finished"), 900
         )
         assert seen.state == "running", (seen.reason, seen.history.traceback)
         tick_until(feed, lambda s: s.history.source == "metrics")
