@@ -83,8 +83,11 @@ class HostsProvider:
         """One free host."""
         name = next((name for name in self._hosts if host_id(name) == offer_id), None)
         if name is None or str(offer_id) in self._leases() or spot:
-            why = "is not free" if name is not None else "does not stand in hosts.toml"
-            raise OfferGoneError(f"{upper(self.called(offer_id))} {why}.", hint="See: tunewatch offers.")
+            if name is None:
+                there = ", ".join(PREFIX + one for one in self._hosts) or "none"
+                raise OfferGoneError("There is no host of this name in hosts.toml.", hint=f"There are: {there}.")
+            why = "cannot be had as an interruptible contract" if spot else "is in use"
+            raise OfferGoneError(f"{upper(self.called(offer_id))} {why}.", hint="See: tunewatch instances.")
         return self._offer(name, disk_gb)
 
     def account(self) -> Account:

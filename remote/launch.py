@@ -120,7 +120,10 @@ def _carry_on(desk: Desk, deed: Deed, request: Launch, open_pair: Opener, env: M
             with desk.step("offer", f"{plan.offer_id}") as note:
                 offer = check_offer(desk, plan)
                 plan = replace(plan, image=choose_image(offer, plan.image))
-                note.detail = f"{offer.num_gpus}x {offer.gpu_name}, ${offer.dph_total:.4f}/h with {plan.disk_gb:g} GB"
+                price = offer.dph_total
+                if plan.bid_usd_per_h is not None:
+                    price += plan.bid_usd_per_h - offer.dph_base
+                note.detail = f"{offer.num_gpus}x {offer.gpu_name}, ${price:.4f}/h with {plan.disk_gb:g} GB"
             with desk.step("rent") as note:
                 label = str(new_label(desk.journal.laptop(), plan.run))
                 instance_id = create_box(desk, deed, plan, offer, label)

@@ -101,7 +101,7 @@ def offer_from(row: Any, disk_gb: float, *, spot: bool) -> MarketOffer | None:
         cuda_max=number(row.get("cuda_max_good")),
         # a row that does not say is as verified as the search that brought it
         verified=row.get("verification", "verified") == "verified" or row.get("verified") is True,
-        place=word(row.get("geolocation")),
+        place=word(row.get("geolocation")).lstrip(", "),
         min_bid=number(row.get("min_bid")),
         spot=spot,
         direct_ports=whole(row.get("direct_port_count")) or 0,

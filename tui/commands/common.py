@@ -66,7 +66,8 @@ def confirm_by_name(name: str, what: str, *, yes: bool, as_json: bool = False) -
     if yes:
         return
     if as_json or not sys.stdin.isatty():
-        raise UsageError(f"{what} needs the name '{name}' typed back.", hint="Give --yes to answer it from a script.")
+        needs = f"This needs the name '{name}' typed back."
+        raise UsageError(f"{what} {needs}", hint="Give --yes to answer it from a script.")
     click.echo(what, err=True)
     typed = click.prompt(f"Type {name} to go on", default="", show_default=False, err=True)
     if typed.strip() != name:

@@ -73,9 +73,8 @@ def command(
             f"{dollars(row['usd_so_far']):>8}  now ${row['billing']:.4f}/h  {row['run'] or row['label']}{mine}".rstrip()
         )
     for row in past:
-        click.echo(
-            f"{row['name']:>9}  {row['state']:<12} {row['gpu']:<15.15} cost {dollars(row['usd_so_far'])}  {row['run']}"
-        )
+        state = "given back" if row["name"].startswith("host:") else row["state"]
+        click.echo(f"{row['name']:>9}  {state:<12} {row['gpu']:<15.15} cost {dollars(row['usd_so_far'])}  {row['run']}")
     credit = "" if account is None or account.credit_usd is None else f", {dollars(account.credit_usd)} of credit"
     click.echo(f"{len(rows)} rented, billing ${burn:.4f}/h now{credit}", err=True)
     for box in late:

@@ -117,8 +117,9 @@ def quote(
 
 def lines(market: Sequence[MarketOffer], quotes: dict[str, dict[str, Any]]) -> list[str]:
     """The table for people."""
+    wide = max(9, *(len(offer.as_typed) for offer in market))
     head = (
-        f"{'offer':>9}  {'gpu':<15} {'GB':>4} {'$/h':>7}  {'hours opt/base/pess':>20}  {'USD opt/base/pess':>21}  "
+        f"{'offer':>{wide}}  {'gpu':<15} {'GB':>4} {'$/h':>7}  {'hours opt/base/pess':>20}  {'USD opt/base/pess':>21}  "
         f"{'fits':<7} {'rel.':>5}  place"
     )
     out = [head]
@@ -132,7 +133,7 @@ def lines(market: Sequence[MarketOffer], quotes: dict[str, dict[str, Any]]) -> l
         name = offer.gpu_name if offer.num_gpus == 1 else f"{offer.num_gpus}x {offer.gpu_name}"
         reliability = "-" if offer.reliability is None else f"{offer.reliability:.3f}"
         out.append(
-            f"{offer.as_typed:>9}  {name:<15.15} {offer.gpu_ram_mb / 1024:>4.0f} {offer.dph_total:>7.4f}  {hours:>20}  "
-            f"{usd:>21}  {fits:<7} {reliability:>5}  {offer.place}".rstrip()
+            f"{offer.as_typed:>{wide}}  {name:<15.15} {offer.gpu_ram_mb / 1024:>4.0f} {offer.dph_total:>7.4f}  "
+            f"{hours:>20}  {usd:>21}  {fits:<7} {reliability:>5}  {offer.place}".rstrip()
         )
     return out
