@@ -44,7 +44,7 @@ logging.getLogger("paramiko").propagate = False
 
 _FIRST_CONNECT_S = 15.0
 _QUICKEST_CONNECT_S = 2.0
-_OPEN_S = 10.0
+_OPEN_S = 30.0
 """For a channel and the start of a command on a link that is up: a command may take half an hour, this may not."""
 _QUIET_S = (2.5, 15.0)
 """Seconds without a byte of a command after which the host itself is asked for a sign of life, and given as long: a
