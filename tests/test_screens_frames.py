@@ -169,8 +169,7 @@ def shortened(line: str) -> str:
 
 async def at_rest(app: TunewatchApp, pilot: Any) -> str:
     """The frame, once nothing changes it any more."""
-    for toast in list(app._notifications):
-        app._unnotify(toast)
+    app.clear_notifications()
     before, same = "", 0
     for _ in range(600):
         await pilot.pause()

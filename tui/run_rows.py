@@ -69,11 +69,21 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("best", "best"),
     ("curve", "curve"),
     ("speed", "s/step"),
-    ("gpu", "GPU"),
     ("price", "$/h"),
     ("spent", "$ so far"),
+    ("gpu", "GPU"),
     ("age", "age"),
 )
+
+
+NARROW = 100
+"""Columns of the terminal below which some columns of the list are left out: the preview has them."""
+LESS = ("curve", "speed", "best", "price")
+
+
+def columns_for(width: int) -> tuple[tuple[str, str], ...]:
+    """The columns of the list on a terminal of this width: whatever the width, state, money and age are there."""
+    return tuple(column for column in COLUMNS if width >= NARROW or column[0] not in LESS)
 
 
 def spark(values: Sequence[float], width: int = 12) -> str:
@@ -91,15 +101,15 @@ def spark(values: Sequence[float], width: int = 12) -> str:
     return "".join(BLOCKS[math.ceil((v - lo) * scale)] if math.isfinite(v) else " " for v in shown)
 
 
-def cells(row: RunRow, colours: Mapping[str, str], mark: str | None, now: float) -> list[Text]:
-    """The cells of a row, one for each of COLUMNS. `now` is seconds since the epoch."""
+def cells(row: RunRow, colours: Mapping[str, str], mark: str | None, now: float, width: int = NARROW) -> list[Text]:
+    """The cells of a row, one for each of COLUMNS. `now` is seconds since the epoch, `width` the terminal's columns."""
     snapshot = row.snapshot
     colour = colours.get(STATE_COLOURS.get(row.state, ""), "")
     glyph = STATE_GLYPHS.get(row.state, "·")
     name = Text(no_wrap=True)
     if mark is not None:
         name.append("◆ ", colours.get(f"tw-{mark}", ""))
-    name.append(words.shorten(row.name, 34))
+    name.append(words.shorten(row.name, 34 if width >= NARROW else 18))
     history = snapshot.history if snapshot else None
     step = "" if history is None or history.step is None else words.count(history.step)
     if history is not None and history.max_steps:
@@ -113,9 +123,9 @@ def cells(row: RunRow, colours: Mapping[str, str], mark: str | None, now: float)
         Text(words.loss(row.best_eval), justify="right"),
         Text(spark(evals), style=colours.get("tw-line") or colours.get("primary", "")),
         Text("" if snapshot is None or snapshot.step_s is None else words.per_step(snapshot.step_s).split("/")[0]),
-        Text(row.gpu, no_wrap=True),
         Text("" if snapshot is None or not snapshot.dph else f"{snapshot.dph:.3f}", justify="right"),
         Text("" if snapshot is None or not snapshot.dph else words.usd(snapshot.usd_spent), justify="right"),
+        Text(row.gpu, no_wrap=True),
         age_cell(row, now),
     ]
 

@@ -18,7 +18,7 @@ from runner.errors import TunewatchError
 from tui import stop_words
 from tui.curves import CurveCache, View, charts
 from tui.keys import bindings
-from tui.run_rows import COLUMNS, MARKS, RunRow, age_cell, cells, sort_key
+from tui.run_rows import COLUMNS, MARKS, RunRow, age_cell, cells, columns_for, sort_key
 from tui.session import WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.widgets.billing import Head
@@ -58,6 +58,7 @@ class RunsScreen(Screen[None]):
         self.accepts: Callable[[RunRow], bool] = lambda row: True
         self._cache = CurveCache()
         self._filled = False
+        self._columns: tuple[tuple[str, str], ...] = COLUMNS
 
     @property
     def control(self) -> TunewatchApp:
@@ -70,10 +71,7 @@ class RunsScreen(Screen[None]):
         yield Input(placeholder="state:running gpu:A100 loss<1.2", id="filter")
         yield Static("", id="trouble", markup=False)
         yield Static(WELCOME, id="nothing", markup=False)
-        table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=False)
-        for key, title in COLUMNS:
-            table.add_column(title, key=key)
-        yield table
+        yield DataTable(cursor_type="row", zebra_stripes=False)
         with Horizontal(id="preview"):
             yield ChartPane(id="eval")
             yield TextPane("auto-stop", id="verdict")
@@ -92,6 +90,10 @@ class RunsScreen(Screen[None]):
         """The preview needs room."""
         self.set_class(event.size.height < 26, "-short")
         self.set_class(event.size.width < 100, "-narrow")
+        shown = columns_for(event.size.width)
+        if shown != self._columns:
+            self._columns = shown
+            self._fill()
 
     @work(thread=True, exclusive=True, group="runs")
     def _load(self) -> None:
@@ -153,7 +155,7 @@ class RunsScreen(Screen[None]):
                 table.remove_row(row.target)
             return
         if row.target in table.rows:
-            for (column, _), cell in zip(COLUMNS, self._cells(row), strict=True):
+            for column, cell in self._cells(row).items():
                 if table.get_cell(row.target, column) != cell:
                     table.update_cell(row.target, column, cell, update_width=True)
         else:
@@ -165,17 +167,21 @@ class RunsScreen(Screen[None]):
         known = self.rows.get(snapshot.target) or RunRow(snapshot.target, snapshot.name, noted=time.time())
         self.rows[snapshot.target] = known._replace(snapshot=snapshot)
 
-    def _cells(self, row: RunRow) -> list[Text]:
-        return cells(row, self.control.theme_variables, self.marked.get(row.target), time.time())
+    def _cells(self, row: RunRow) -> dict[str, Text]:
+        """The cells of the columns there is room for, by column."""
+        every = cells(row, self.control.theme_variables, self.marked.get(row.target), time.time(), self.size.width)
+        return {column: cell for (column, _), cell in zip(COLUMNS, every, strict=True) if (column, _) in self._columns}
 
     def _fill(self) -> None:
         self._filled = True
         table = self.query_one(DataTable)
         here = self._at_cursor()
         shown = sorted((r for r in self.rows.values() if self.accepts(r)), key=sort_key(self.order))
-        table.clear()
+        table.clear(columns=True)
+        for key, title in self._columns:
+            table.add_column(title, key=key)
         for row in shown:
-            table.add_row(*self._cells(row), key=row.target)
+            table.add_row(*self._cells(row).values(), key=row.target)
         if here is not None and here in table.rows:
             table.move_cursor(row=table.get_row_index(here))
         self.query_one("#nothing").display = not self.rows
