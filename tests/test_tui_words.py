@@ -297,3 +297,12 @@ def test_before_training_the_panel_promises_no_projection_and_names_the_rule_as_
     assert "no projection" not in text
     begun = stop_words.panel(snapshot(RunHistory(source="metrics", max_steps=600, step=0), state="starting"), {}, 45)
     assert "waiting for step 600" in begun.plain
+
+
+def test_once_its_own_rule_has_fired_a_run_that_goes_on_has_no_time_left_to_train():
+    evals = tuple(EvalPoint(step, 1.4, 7.7) for step in range(500, 1100, 100))
+    fired = snapshot(replace(history(1000), evals=evals))
+    line = " ".join(part.forms[0] for part in parts(fired))
+    assert "training is done" in line
+    assert "ETA" not in line
+    assert "ETA" in " ".join(part.forms[0] for part in parts(snapshot()))

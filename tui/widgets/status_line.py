@@ -144,6 +144,9 @@ def _eta(snapshot: RunSnapshot) -> Part:
     if snapshot.ended:
         took = words.duration(snapshot.history.elapsed_s)
         return Part((f"took {took}",), "foreground", ALWAYS, bold=True)
+    if snapshot.declared and snapshot.ruling.state.stopped_at is not None:
+        # its own rule has ended the training; what goes on is an evaluation, a save or an upload
+        return Part(("training is done", "trained"), "primary", ALWAYS, bold=True)
     stop, end = snapshot.eta_stop_s, snapshot.eta_s
     if stop is not None and end is not None and stop < 0.97 * end:
         left, most = words.duration(stop), words.duration(end)
