@@ -187,10 +187,10 @@ def _from_scenario(steps: float, rate: float, offer: Offer, here: Offer | None, 
     if ratio is None:
         ratio = SpeedRatio(1.0, 0.3, ("not given: counted as 1",), known=False)
     if offer.speed is None:
-        notes.append("speed " + ratio.sources[0])
+        notes.append("speed from " + ratio.sources[0])
     phases = setup_phases(offer, work)
     if offer.setup_h is None:
-        notes.append(f"setup worked out for {work.model_gb:g} GB of model")
+        notes.append(f"setup worked out for {work.model_gb:.3g} GB of model")
     row = scenario_row(steps, rate, replace(offer, speed=ratio.mean), setup_h=sum(phases.values()))
     fit = _fit(offer, work)
     return {
@@ -347,6 +347,15 @@ def _fit(offer: Offer, work: Workload) -> Fit | None:
     return memory_fit(work.model, work.train, offer.gpu_ram_gib)
 
 
+def _memory_words(fit: Fit) -> str:
+    """The verdict, the numbers behind it, the term that breaks it and what would make it fit, as one clause."""
+    if fit.verdict == "unknown":
+        return f"memory unknown: {fit.need_gib:.0f} GiB are needed"
+    said = "does not fit" if fit.verdict == "no" else "fits narrowly"
+    largest = f"{fit.worst} {fit.terms[fit.worst]:.0f}"
+    return f"{said}: needs {fit.need_gib:.0f} of {fit.have_gib:.0f} GiB ({largest}); try {fit.advice}"
+
+
 def _warnings(offer: Offer, hours: Q3, ratio: SpeedRatio, fit: Fit | None) -> list[str]:
     """What a person should know before renting, one clause each."""
     notes: list[str] = []
@@ -363,7 +372,7 @@ def _warnings(offer: Offer, hours: Q3, ratio: SpeedRatio, fit: Fit | None) -> li
     if offer.reliability is not None and offer.reliability < 0.95:
         notes.append(f"reliability {offer.reliability:.0%}")
     if fit is not None and fit.verdict != "fits":
-        notes.append(f"memory {fit.verdict}: {fit.worst}; {fit.advice}" if fit.advice else f"memory {fit.verdict}")
+        notes.append(_memory_words(fit))
     if offer.example:
         notes.append("example, not a live listing")
     return notes

@@ -72,6 +72,8 @@ def test_a_models_config_judges_the_memory_of_every_offer(estimate, tmp_path):
     classic = json.loads(estimate(*args, "--optimiser", "adamw").stdout)["quotes"]
     assert [q["fits"] for q in classic] == ["no", "no", "fits"]
     assert "adamw_bf16" in classic[0]["advice"]
+    (said,) = (note for note in classic[0]["notes"] if "fit" in note)
+    assert said == "does not fit: needs 64 of 39 GiB (weights and optimiser 57); try adamw_bf16"
     tuned = json.loads(estimate(*args, "--lora", 16).stdout)["quotes"]
     assert {q["fits"] for q in tuned} == {"fits"}
 
