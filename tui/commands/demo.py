@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,13 @@ def command(headless: bool, steps: int | None, replay: bool, as_json: bool) -> N
         emit_json(report_of(run))
     else:
         from runner.report import read_report
+        from tui.study_lines import study_lines
 
-        click.echo(read_report([run.path]).to_markdown())
+        report = read_report([run.path])
+        if sys.stdout.isatty():
+            click.echo("\n".join([*study_lines(report), "", f"the whole report: {run.summary_md}"]))
+        else:
+            click.echo(report.to_markdown())
 
 
 def _arguments(steps: int | None) -> list[str]:
