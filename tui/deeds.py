@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -182,8 +183,9 @@ def migrate_deed(snapshot: RunSnapshot, offer: QuoteRow) -> Deed:
     says = [
         f"{snapshot.name} moves to {offer.gpu} ({words.usd(offer.dph)}/h, offer {offer.offer_id}).",
         "The old box goes on training until the new one has proved that it can; both bill meanwhile.",
-        f"There: {words.hours(offer.hours[1])} h and {words.usd(offer.usd[1])} to the end.",
     ]
+    if math.isfinite(offer.hours[1]) and math.isfinite(offer.usd[1]):
+        says.append(f"There: {words.hours(offer.hours[1])} h and {words.usd(offer.usd[1])} to the end.")
     if snapshot.stay is not None:
         stay = snapshot.stay
         there = f"{words.hours(stay.hours[1])} h and {words.usd(stay.usd[1])}"

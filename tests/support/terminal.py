@@ -41,6 +41,20 @@ class Terminal:
         """Press keys, by the names of tmux (`Enter`, `Escape`, `Tab`, a letter)."""
         self._tmux("send-keys", "-t", "main", *names)
 
+    def press_until(self, key: str, wanted: str, seconds: float = PATIENCE_S) -> str:
+        """Press a key again and again, with some seconds between, until a text stands on the screen: as a person does
+        who sees that nothing has happened yet."""
+        end = time.monotonic() + seconds
+        while True:
+            self.keys(key)
+            pressed = time.monotonic()
+            while time.monotonic() < pressed + 5.0:
+                seen = self.screen()
+                if wanted in seen:
+                    return seen
+                time.sleep(0.1)
+            assert time.monotonic() < end, f"{wanted!r} did not come within {seconds:g} s:\n{seen}"
+
     def type(self, text: str) -> None:
         """Type a text as it stands."""
         self._tmux("send-keys", "-t", "main", "-l", text)
