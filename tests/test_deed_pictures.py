@@ -15,7 +15,7 @@ from remote.launch_check import Unfinished
 from tests.support.tui import app_with, frozen, snapshot, until
 from tests.test_tui_pictures import BIG, SMALL, _fixed  # noqa: F401 - the fixture is used by being here
 from tui.deeds import DeedEnd, kill_deed
-from tui.screens.deed import DeedScreen
+from tui.screens.deed import DeedScreen, Phases
 from tui.screens.launch import LaunchScreen
 
 SIZES = pytest.mark.parametrize("size", [BIG, SMALL], ids=["big", "small"])
@@ -112,6 +112,20 @@ STEPS = (
     DeedStep("destroy", False, "the provider answered with a page instead of an answer", 31.2),
     DeedStep("prove it gone", None, "listing 2 of 2"),
 )
+
+
+def test_what_is_told_twice_of_a_phase_is_one_line_and_its_timer_goes_on():
+    phases = Phases()
+    phases.take(DeedStep("boot", None), 10.0)
+    phases.take("a line of the command's own", 11.0)
+    phases.take(DeedStep("boot", None, "loading"), 14.0)
+    assert phases.under_way
+    assert phases.render(20.0, {}).plain.splitlines() == ["▸ boot  10.0 s  loading", "a line of the command's own"]
+    phases.take(DeedStep("boot", True, "up", 130.0), 140.0)
+    phases.take(DeedStep("boot", None), 141.0)
+    assert phases.render(141.5, {}).plain.splitlines() == [
+        "✓ boot   2m10s  up", "a line of the command's own", "▸ boot   0.5 s  ",
+    ]  # fmt: skip
 
 
 def deed_app(monkeypatch: pytest.MonkeyPatch, end: DeedEnd | None) -> tuple[Any, Any]:

@@ -59,12 +59,12 @@ class Phases:
         """Each with the moment (monotonic, s) at which it was told."""
 
     def take(self, told: Told, now: float) -> None:
-        """A phase that ends takes the place of its beginning."""
-        if isinstance(told, DeedStep) and told.ok is not None:
+        """What is newly told of a phase that is under way, or its end, takes the place of its beginning."""
+        if isinstance(told, DeedStep):
             for number in range(len(self.rows) - 1, -1, -1):
-                row = self.rows[number][0]
+                row, began = self.rows[number]
                 if isinstance(row, DeedStep) and row.ok is None and row.name == told.name:
-                    self.rows[number] = (told, now)
+                    self.rows[number] = (told, began)
                     return
         self.rows.append((told, now))
 
