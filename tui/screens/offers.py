@@ -13,13 +13,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from tui import words
 from tui.keys import bindings
 from tui.market import STALE_S, Limits, Quoted, bare_row, parse_budget, parse_deadline
 from tui.offer_rows import SORTS, cells, front, offer_fields, titles
+from tui.screens.filtering import Filtering
 from tui.snapshot import QuoteRow, RunSnapshot
 from tui.widgets.billing import Head
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from estimator.offer import Offer
     from tui.app import TunewatchApp
     from tui.market import LiveMarket
+    from tui.run_filter import Query
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class LineInput(Input):
         self.screen.query_one(DataTable).focus()
 
 
-class OffersScreen(Screen[None]):
+class OffersScreen(Filtering):
     """Quotes for one run, or the bare prices when no run is open."""
 
     CSS_PATH = "offers.tcss"
@@ -381,26 +382,15 @@ class OffersScreen(Screen[None]):
         self.only_front = not self.only_front
         self._fill()
 
-    def action_filter(self) -> None:
-        """Open the filter."""
-        box = self.query_one("#filter", Input)
-        box.add_class("-open")
-        box.focus()
+    def filter_fields(self) -> tuple[str, ...]:
+        """What can be asked of an offer."""
+        return tuple(offer_fields(_ANY))
 
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        from tui.run_filter import parse_filter
+    def filter_fault(self, sentence: str) -> None:
+        """A sentence below the filter."""
+        self._say("filter", sentence)
 
-        try:
-            query = parse_filter(event.value, tuple(offer_fields(_ANY)))
-        except ValueError as error:
-            self._say("filter", str(error))
-            return
-        self._say("filter", "")
+    def filter_by(self, query: Query) -> None:
+        """Show only the offers that pass."""
         self.accepts = lambda row: query.matches(offer_fields(row))
         self._fill()
-
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
-        self.query_one("#filter", Input).set_class(bool(self.query_one("#filter", Input).value), "-open")
-        self.query_one(DataTable).focus()

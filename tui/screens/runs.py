@@ -11,7 +11,6 @@ from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
-from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from runner.errors import TunewatchError
@@ -19,6 +18,7 @@ from tui import stop_words
 from tui.curves import CurveCache, View, charts
 from tui.keys import bindings
 from tui.run_rows import COLUMNS, MARKS, RunRow, age_cell, cells, columns_for, sort_key
+from tui.screens.filtering import Filtering
 from tui.session import WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.widgets.billing import Head
@@ -28,6 +28,7 @@ from tui.widgets.panes import TextPane
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
     from tui.rental_view import RentalSnapshot
+    from tui.run_filter import Query
 
 WATCHED = 40
 """Local runs, the newest, that are read for the list; the others are read when they are opened."""
@@ -42,7 +43,7 @@ No run is known here yet.
 """
 
 
-class RunsScreen(Screen[None]):
+class RunsScreen(Filtering):
     """The list of runs."""
 
     CSS_PATH = "runs.tcss"
@@ -255,31 +256,20 @@ class RunsScreen(Screen[None]):
             return
         self.control.push_screen(CompareScreen(known))
 
-    def action_filter(self) -> None:
-        """Open the filter."""
-        box = self.query_one("#filter", Input)
-        box.add_class("-open")
-        box.focus()
+    def filter_fields(self) -> tuple[str, ...]:
+        """What can be asked of a run."""
+        return tuple(fields(RunRow("", "")))
 
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        from tui.run_filter import parse_filter
-
+    def filter_fault(self, sentence: str) -> None:
+        """A sentence below the filter."""
         trouble = self.query_one("#trouble", Static)
-        try:
-            query = parse_filter(event.value, tuple(fields(RunRow("", ""))))
-        except ValueError as error:
-            trouble.update(str(error))
-            trouble.display = True
-            return
-        trouble.display = False
+        trouble.update(sentence)
+        trouble.display = bool(sentence)
+
+    def filter_by(self, query: Query) -> None:
+        """Show only the runs that pass."""
         self.accepts = lambda row: query.matches(fields(row))
         self._fill()
-
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
-        self.query_one("#filter", Input).set_class(bool(self.query_one("#filter", Input).value), "-open")
-        self.query_one(DataTable).focus()
 
 
 def fields(row: RunRow) -> dict[str, object]:
