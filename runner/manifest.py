@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ def write_manifest(checkpoint_dir: PathLike) -> Path:
     Returns the manifest's path. Raises OSError (a full disk leaves no manifest, so the checkpoint counts as torn).
     """
     root = Path(checkpoint_dir)
-    entries: dict[str, dict[str, Any]] = {}
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and not _is_ours(p)):
-        entries[path.relative_to(root).as_posix()] = hash_file(path, flush=True)
+    paths = sorted(p for p in root.rglob("*") if p.is_file() and not _is_ours(p))
+    # training stands still meanwhile: model and optimiser, the two large files, are hashed beside each other
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda path: hash_file(path, flush=True), paths))
+    entries = {path.relative_to(root).as_posix(): entry for path, entry in zip(paths, found)}  # noqa: B905 - 3.9
     data = {"version": 1, "step": checkpoint_step(root), "wall": time.time(), "files": entries}
     write_atomic(root / MANIFEST, json.dumps(data, indent=1).encode())
     return root / MANIFEST
