@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from rich.style import Style
-from textual.widgets import DataTable
+from textual.widgets import DataTable, Input
 
 from runner.history import EvalPoint
 from tests.support.tui import app_with, demo_history, frozen, history, until
@@ -170,6 +170,8 @@ def shortened(line: str) -> str:
 async def at_rest(app: TunewatchApp, pilot: Any) -> str:
     """The frame, once nothing changes it any more."""
     app.clear_notifications()
+    for box in app.screen.query(Input):
+        box.cursor_blink = False
     before, same = "", 0
     for _ in range(600):
         await pilot.pause()
