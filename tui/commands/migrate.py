@@ -7,9 +7,26 @@ import click
 from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_if_read_only, say_step, yes_option
 
 
+def _number(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """The offer's number. Raises UsageError for anything else, a machine of one's own included."""
+    if text is None:
+        return None
+    from remote.hosts import parse_offer
+    from remote.provider import is_own
+    from runner.errors import UsageError
+
+    number = parse_offer(text)
+    if is_own(number):
+        raise UsageError(
+            "A run is moved between rented boxes, not onto a machine of your own.",
+            hint=f"A new run begins there with: tunewatch launch RECIPE --offer {text}.",
+        )
+    return number
+
+
 @click.command(short_help="Move a live run to a better box.")
 @click.argument("run")
-@click.option("--to", "offer_id", type=int, metavar="OFFER", help="Number of the offer: tunewatch offers.")
+@click.option("--to", "offer_id", callback=_number, metavar="OFFER", help="Number of the offer: tunewatch offers.")
 @click.option("--force", is_flag=True, help="Move although it does not pay.")
 @click.option("--max-price", type=click.FloatRange(min=0), help="USD per hour at most, the disk in it.")
 @click.option("--resume", is_flag=True, help="Go on with a migration that was cut.")
