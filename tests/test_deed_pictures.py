@@ -128,6 +128,20 @@ def test_what_is_told_twice_of_a_phase_is_one_line_and_its_timer_goes_on():
     ]  # fmt: skip
 
 
+async def test_the_name_is_typed_although_the_focus_is_on_cancel(monkeypatch):
+    began: list[Any] = []
+    monkeypatch.setattr("tui.screens.deed.begin_deed", lambda app, deed, *_: began.append(deed))
+    one = frozen(snapshot())
+    app = app_with(one)
+    async with app.run_test(size=SMALL) as pilot:
+        app.push_screen(DeedScreen(kill_deed(one)))
+        await until(lambda: app.focused is not None and app.focused.id == "cancel", pilot)
+        await pilot.press(*app.screen.deed.name)
+        await until(lambda: not app.screen.query_one("#go").disabled, pilot)
+        await pilot.press("enter")
+        await until(lambda: began, pilot)
+
+
 def deed_app(monkeypatch: pytest.MonkeyPatch, end: DeedEnd | None) -> tuple[Any, Any]:
     """A kill under way, or at its end."""
     monkeypatch.setattr("tui.screens.deed.begin_deed", lambda *_: None)

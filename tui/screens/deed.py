@@ -146,7 +146,7 @@ class DeedScreen(ModalScreen[None]):
             yield Static("\n".join(self.deed.says), id="says", markup=False)
             yield Static(f"$ {self.deed.as_typed()}", id="command", markup=False)
             if self.deed.name:
-                yield Input(placeholder=f"type {self.deed.name} to go on", id="name")
+                yield Input(placeholder=f"type {self.deed.name} to go on", id="name", select_on_focus=False)
             with VerticalScroll(id="steps", can_focus=False):
                 yield Static("", id="lines", markup=False)
             yield Static("", id="end", markup=False)
@@ -166,7 +166,8 @@ class DeedScreen(ModalScreen[None]):
 
     def on_key(self, event: events.Key) -> None:
         """What is typed goes into the name, wherever the focus is."""
-        if not self.deed.name or self._begun or isinstance(self.focused, Input):
+        # a key that the field itself took does not come here; one that was on its way when the focus moved does
+        if not self.deed.name or self._begun:
             return
         if event.character and event.is_printable and event.character != " ":
             name = self.query_one("#name", Input)
