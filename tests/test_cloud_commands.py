@@ -106,6 +106,8 @@ def test_every_mistake_has_its_exit_code_and_its_sentence(tunewatch: Terminal) -
         (("launch", recipe, "--offer", "99999", "--yes"), {}, 3, "no longer on the market"),
         (("launch", recipe, "--offer", "2", "--max-price", "0.1", "--yes"), {}, 4, "over the cap"),
         (("launch", recipe, "--offer", "2"), {}, 2, "--yes"),
+        (("launch", recipe, "--offer", "2", "--nproc", "2", "--yes"), {}, 2, "starts its processes itself"),
+        (("launch", "stage5", "--offer", "2", "--nproc", "64", "--yes"), {}, 4, "one process each"),
         (("launch", "no-such-recipe", "--offer", "2", "--yes"), {}, 3, "no-such-recipe"),
         (("launch", recipe, "--offer", "2", "--deadline", "soon", "--yes"), {}, 2, "soon"),
         (("launch", recipe, "--offer", "2", "--yes"), {"TUNEWATCH_READ_ONLY": "1"}, 4, "read-only"),

@@ -7,12 +7,15 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from remote.deeds import DeedStep
 from runner.errors import RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from runner.recipe import Recipe
 
 Command = Callable[..., Any]
 STEPS = "TUNEWATCH_STEPS"
@@ -49,6 +52,15 @@ def _finite(value: Any) -> Any:
 def read_only() -> bool:
     """Whether deeds are refused (`--read-only` or TUNEWATCH_READ_ONLY=1)."""
     return os.environ.get("TUNEWATCH_READ_ONLY", "") not in ("", "0")
+
+
+def refuse_processes(nproc: int, recipe: Recipe) -> None:
+    """Raise UsageError for several processes of a trainer that is not ours."""
+    if nproc > 1 and recipe.kind == "command":
+        raise UsageError(
+            "--nproc is for the stages of the study; a command of your own starts its processes itself.",
+            hint=f"Write `torchrun --nproc_per_node {nproc} ...` as its command.",
+        )
 
 
 def refuse_if_read_only(deed: str) -> None:

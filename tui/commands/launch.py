@@ -9,7 +9,15 @@ from pathlib import Path
 
 import click
 
-from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_if_read_only, say_step, yes_option
+from tui.commands.common import (
+    confirm_by_name,
+    emit_json,
+    json_option,
+    refuse_if_read_only,
+    refuse_processes,
+    say_step,
+    yes_option,
+)
 
 
 @click.command(short_help="Rent, boot, ship, start, arm the guard.")
@@ -25,6 +33,7 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 @click.option("--idle", help="90s, 45m, 10h without a step and with an idle GPU end the box.")
 @click.option("--lease", help="The box ends itself when this laptop was not seen for so long.")
 @click.option("--keep", is_flag=True, help="Keep the box when the run has finished.")
+@click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, one per GPU.")
 @click.option("--disk", type=click.FloatRange(min=8), help="GB; by default what the recipe needs.")
 @click.option("--image", default="", help="Container image; by default one with torch for the host's driver.")
 @click.option("--boot-timeout", default="25m", show_default=True, help="Give the box back when it is not up by then.")
@@ -49,6 +58,7 @@ def command(
     idle: str | None,
     lease: str | None,
     keep: bool,
+    nproc: int,
     disk: float | None,
     image: str,
     boot_timeout: str,
@@ -90,14 +100,17 @@ def command(
     offer_id = parse_offer(offer_text)
     named = str(Path(recipe).resolve()) if Path(recipe).is_file() else recipe
     config = str(Path(config_file).resolve()) if config_file is not None else None
-    order = Order(named, config, tuple(settings), hf_repo_id or "")
+    order = Order(named, config, tuple(settings), hf_repo_id or "", nproc)
     resolved = resolve_order(order, os.environ)
+    refuse_processes(nproc, resolved)
     gigabytes = disk if disk is not None else disk_gb(resolved)
     with open_desk(say_step) as desk:
         chosen = load_settings(desk.journal.home)
         offer = desk.provider.offer(offer_id, disk_gb=gigabytes, spot=bid is not None)
         if offer.own and lease:
             raise RefusedError("--lease is for a rented box: a machine of your own goes on being yours.")
+        if nproc > offer.num_gpus:
+            raise RefusedError(f"--nproc {nproc}, and this offer has {offer.num_gpus} GPU: one process each.")
         price = offer.dph_total if bid is None else bid + offer.dph_total - offer.dph_base
         limit = [f"at most {dollars(budget)}" if budget is not None else "", f"until {deadline}" if deadline else ""]
         limits = ", ".join(part for part in limit if part) or "no limit but the end of the run"
@@ -109,7 +122,7 @@ def command(
         name = f"{resolved.name}/{time.strftime(STAMP)}"
         _, public = own_key(desk.journal.home)
         request = Launch(
-            order=Order(named, config, tuple(settings), hf_repo_id or "", name=name),
+            order=Order(named, config, tuple(settings), hf_repo_id or "", nproc, name=name),
             plan=Plan(
                 name, offer_id, gigabytes, image, onstart(public),
                 # without a cap of the user's: the price that was just shown, and two per cent

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.commands.common import emit_json, json_option, refuse_if_read_only
+from tui.commands.common import emit_json, json_option, refuse_if_read_only, refuse_processes
 
 if TYPE_CHECKING:
     from remote.remote_run import Order
@@ -22,6 +22,7 @@ RUNS = Path("runs")
 @click.option("--config", "config_file", type=click.Path(), help="TOML with settings that lie over the recipe's.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; wins over everything.")
 @click.option("--hf-repo-id", metavar="REPO", help="Upload checkpoints to this Hub repository.")
+@click.option("--nproc", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, one per GPU.")
 @click.option("--host", help="[user@]host[:port] to run on instead of this machine.")
 @click.option("--detach", is_flag=True, help="Start it and leave; no screen.")
 @click.option("--headless", is_flag=True, help="No screen: tell evals and the end.")
@@ -31,6 +32,7 @@ def command(
     config_file: str | None,
     settings: tuple[str, ...],
     hf_repo_id: str | None,
+    nproc: int,
     host: str | None,
     detach: bool,
     headless: bool,
@@ -51,17 +53,19 @@ def command(
     refuse_if_read_only("starting a run")
     overrides = [*settings, *([f"hf_repo_id={hf_repo_id}"] if hf_repo_id else [])]
     resolved = load_recipe(recipe, overrides, config=config_file)
+    refuse_processes(nproc, resolved)
     screen = not headless and not as_json and sys.stdin.isatty() and sys.stdout.isatty()
     if host is not None:
         from remote.remote_run import Order
 
-        order = Order(recipe, config_file, tuple(settings), hf_repo_id or "")
+        order = Order(recipe, config_file, tuple(settings), hf_repo_id or "", nproc)
         return _elsewhere(order, host, detach=detach, screen=screen, as_json=as_json)
-    return _here(resolved, _arguments(recipe, config_file, overrides), detach=detach, screen=screen, as_json=as_json)
+    words = _arguments(recipe, config_file, overrides, nproc)
+    return _here(resolved, words, detach=detach, screen=screen, as_json=as_json)
 
 
-def _arguments(recipe: str, config_file: str | None, overrides: list[str]) -> list[str]:
-    out = [recipe]
+def _arguments(recipe: str, config_file: str | None, overrides: list[str], nproc: int) -> list[str]:
+    out = [recipe, *(["--nproc", str(nproc)] if nproc > 1 else [])]
     if config_file is not None:
         out += ["--config", config_file]
     for one in overrides:
