@@ -77,10 +77,10 @@ def moves(journal: Journal) -> list[MoveRecord]:
 
 def summary(found: Sequence[MoveRecord]) -> str:
     """One sentence over all of them."""
-    known = [move.within for move in found if move.within is not None]
+    known, s = [move.within for move in found if move.within is not None], "" if len(found) == 1 else "s"
     if not known:
-        return f"{len(found)} moves; none of them with a forecast and a true saving."
-    return f"{len(found)} moves; the true saving was within the interval in {sum(known)} of {len(known)}."
+        return f"{len(found)} move{s}; none of them with a forecast and a true saving."
+    return f"{len(found)} move{s}; the true saving was within the interval in {sum(known)} of {len(known)}."
 
 
 def _record(deed: DeedRecord) -> MoveRecord:
