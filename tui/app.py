@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
+from textual.command import CommandPalette
+from textual.events import Resize
 from textual.message import Message
 from textual.screen import Screen
 from textual.signal import Signal
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from tui.rentals import Rentals
     from tui.seat import Seat
     from tui.snapshot import RunSnapshot
+
+
+PALETTE_ROOM = (40, 10)
+"""Columns and rows that the palette needs."""
 
 
 @dataclass
@@ -343,6 +349,17 @@ class TunewatchApp(App[None]):
         names = [theme.name for theme in THEMES]
         at = names.index(self.theme) if self.theme in names else -1
         self.theme = names[(at + 1) % len(names)]
+
+    def action_command_palette(self) -> None:
+        """Every action by name, where there is room for a list: without a row, the palette fails at a page key."""
+        if self.size.width >= PALETTE_ROOM[0] and self.size.height >= PALETTE_ROOM[1]:
+            super().action_command_palette()
+
+    def on_resize(self, event: Resize) -> None:
+        """A terminal that becomes too small for the palette closes it."""
+        small = event.size.width < PALETTE_ROOM[0] or event.size.height < PALETTE_ROOM[1]
+        if small and isinstance(self.screen, CommandPalette):
+            self.screen.dismiss(None)
 
     async def action_back(self) -> None:
         """One layer out; the outermost stays."""
