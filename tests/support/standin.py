@@ -118,7 +118,7 @@ def standin_recipe(folder: Path, **options: object) -> tuple[Path, Path]:
         f'kind = "command"\n[foreign]\ncommand = {json.dumps(words)}\nworkdir = "{work}"\ncheckpoints = "ckpt"\n'
         'resume = ["--resume", "{checkpoint}"]\n'
         # it is no second trainer of the run: nothing of it is kept
-        'rehearse = ["--steps", "{until}", "--witness", "/dev/null"]\n'
+        'rehearse = ["--steps", "{until}", "--witness", "rehearsed"]\n'
     )
     return recipe, witness
 
