@@ -76,7 +76,9 @@ def finish(move: Move, note: Note) -> dict[str, Any]:
         parts["load"] = max(0.0, pause - sum(float(v or 0.0) for v in parts.values()))
     said = ", ".join(f"{name} {float(s or 0.0):.1f} s" for name, s in parts.items())
     note.detail = f"overlap ${overlap:.2f}" + (f"; stood {pause:.1f} s ({said})" if isinstance(pause, float) else "")
-    floor = pause_floor(move)
+    # where the last checkpoint was not saved for this, its time was no part of the pause
+    saved_for_it = not data.get("lost_steps") and move.request.recovery is None
+    floor = pause_floor(move) if saved_for_it else {}
     if floor and isinstance(pause, float):
         note.detail += f", {pause / max(1e-3, sum(floor.values())):.1f} times what these take by themselves"
     facts = {
