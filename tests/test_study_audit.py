@@ -176,5 +176,5 @@ def test_the_command_prints_each_check_and_says_by_its_code_whether_all_hold(tmp
         capture_output=True, text=True, env=trainer_environment(), check=False,
     )  # fmt: skip
     assert missing.returncode != 0
-    assert "could be loaded" in missing.stderr
+    assert "There is no model directory" in missing.stderr
     assert "Traceback" not in missing.stderr
