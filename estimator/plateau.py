@@ -60,6 +60,19 @@ class Futures:
     """Shape (paths, len(steps))."""
     seen: tuple[tuple[int, float], ...]
     horizon: int
+    distance: float = AT_HOME
+    """How far away the analogs were; the intervals of other rules are as wide for it."""
+    widen: float = 0.0
+    """What own past forecasts add to the mass of an interval."""
+
+    def interval(self, rule: StopRule, stops: Ints) -> tuple[int, int, int]:
+        """P10, P50 and P90 of the sorted stop steps of a rule over these paths, as the forecast shows its own."""
+        return shortest_interval(stops, self.level(rule, stops))
+
+    def level(self, rule: StopRule, stops: Ints) -> float:
+        """Share of the stops that the interval is asked to hold."""
+        p_early = float(np.mean(stops < self.horizon))
+        return min(0.995, max(0.05, interval_mass(p_early, len(self.seen), self.distance, rule) + self.widen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +135,19 @@ def forecast_stop(
     steps = np.array([*coming, view.horizon], dtype=np.int64)
     samples = np.sort(steps[index])
     p_early = float(np.mean(samples < view.horizon))
-    level = min(0.995, max(0.05, interval_mass(p_early, len(losses), distance, rule) + widen))
-    p10, p50, p90 = shortest_interval(samples, level)
+    futures = Futures(tuple(coming), paths, tuple(pairs), view.horizon, distance, widen)
+    p10, p50, p90 = futures.interval(rule, samples)
     return StopForecast(
         samples=samples,
         p10=p10,
         p50=p50,
         p90=p90,
         p_early=p_early,
-        level=level,
+        level=futures.level(rule, samples),
         method=method,
         earliest=earliest_stop(rule, state, coming),
         best=float(np.mean(simulate_best(paths, index, state.best))),
-        futures=Futures(tuple(coming), paths, tuple(pairs), view.horizon),
+        futures=futures,
     )
 
 

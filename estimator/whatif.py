@@ -128,14 +128,13 @@ def _outcome(futures: Futures, rule: StopRule, step: int, thr: Throughput | None
     index = simulate_stop(rule, state, futures.steps, futures.losses)
     steps = np.array([*futures.steps, futures.horizon], dtype=np.int64)[index]
     hours = math.nan if thr is None else float(np.mean(np.maximum(steps - step, 0))) / thr.effective_sps / 3600
-    ordered = np.sort(steps)
-    n = len(ordered)
+    p10, p50, p90 = futures.interval(rule, np.sort(steps))
     return RuleOutcome(
         rule=rule,
         stop=float(steps.mean()),
-        p10=int(ordered[round(0.1 * (n - 1))]),
-        p50=int(ordered[(n - 1) // 2]),
-        p90=int(ordered[round(0.9 * (n - 1))]),
+        p10=p10,
+        p50=p50,
+        p90=p90,
         p_early=float(np.mean(index < len(futures.steps))),
         best_loss=float(np.mean(simulate_best(futures.losses, index, state.best))),
         hours=hours,

@@ -12,7 +12,7 @@ from remote.access import Opener, own_key, reach
 from remote.decision import Decision, decide, instance_offer, market_offer
 from remote.desk import Desk
 from remote.kill import Victim, name_victim
-from remote.launch import onstart
+from remote.launch import Launch, onstart
 from remote.migrate_rehearse import history_of
 from remote.move import DEAD, Request, launch_of
 from remote.provider import Instance, MarketOffer, find
@@ -57,6 +57,7 @@ def plan_move(
         raise RefusedError(f"{victim.run} is over ({status.reason}): there is nothing left to move.")
     disk = launch.plan.disk_gb
     offer = desk.patiently(lambda: desk.provider.offer(offer_id, disk_gb=disk), for_s=30.0)
+    refuse_fewer_gpus(launch, offer)
     decision = None
     if row is not None and history is not None:
         decision = decide(history, instance_offer(row), market_offer(offer))
@@ -75,6 +76,15 @@ def plan_move(
     )  # fmt: skip
     where = "gone" if row is None else f"{row.status}, {row.gpu_name}, ${row.dph_total:.4f}/h"
     return Proposal(request, decision, offer, f"instance {victim.instance_id} ({where})")
+
+
+def refuse_fewer_gpus(launch: Launch, offer: MarketOffer) -> None:
+    """Raise RefusedError for an offer that cannot hold the run's processes, one per GPU."""
+    if launch.order.nproc > offer.num_gpus:
+        raise RefusedError(
+            f"The run trains in {launch.order.nproc} processes, one per GPU; offer {offer.id} has {offer.num_gpus}.",
+            hint="Choose an offer with as many GPUs: fewer processes would be another batch size.",
+        )
 
 
 def refuse_if_it_does_not_pay(proposal: Proposal) -> None:

@@ -196,7 +196,7 @@ def choices(desk: Desk, loss: Loss, policy: Policy, row: Instance | None) -> lis
         for offer in market
         if offer.rentable and not offer.spot and offer.dph_total <= policy.usd_per_h and offer.gpu_ram_mb >= least_mb
         and offer.machine_id not in excluded and (not same or offer.machine_id != same)
-        and _has_an_image(offer, launch)
+        and offer.num_gpus >= launch.order.nproc and _has_an_image(offer, launch)
     ]  # fmt: skip
     priced = _priced(history_of_mirror(desk, loss), fitting)
     left = policy.usd_total - spent(journal, loss.run, desk.clock())

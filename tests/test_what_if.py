@@ -112,14 +112,14 @@ def test_the_difference_is_counted_from_where_the_run_is() -> None:
     hasty, now = StopRule(2, 0.003, 600), outcome(RULE, 1700, 1.0, 1.05)
     then = outcome(hasty, 1000, 0.6, 1.1, 0.25)
     text = said(try_rule(run, RULE, hasty, outcomes={RULE: now, hasty: then}))
-    assert "Saves 700 steps, $0.40 less; best eval_loss 0.0500 higher expected." in text
+    assert "Saves 700 steps on average, $0.40 less; best eval_loss 0.0500 higher expected." in text
     assert "In 25% of the futures it stops although a gain was still to come." in text
     back = said(try_rule(run, hasty, RULE, outcomes={RULE: now, hasty: then}))
-    assert "Trains 700 steps more, $0.40 more; best eval_loss 0.0500 lower expected." in back
+    assert "Trains 700 steps more on average, $0.40 more; best eval_loss 0.0500 lower expected." in back
     # a rule that would have stopped in the past saves nothing of what is trained already
     gone = outcome(hasty, 300, 0.0, 1.4)
     past = said(try_rule(run, RULE, hasty, outcomes={RULE: now, hasty: gone}))
-    assert f"Saves {1700 - 457:,} steps, $1.00 less" in past
+    assert f"Saves {1700 - 457:,} steps on average, $1.00 less" in past
 
 
 def test_the_forecast_tries_both_rules_on_the_same_futures() -> None:

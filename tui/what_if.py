@@ -190,7 +190,7 @@ def _row(name: str, row: RuleOutcome) -> str:
     spread = f"{row.p10:,} – {row.p90:,}"
     money = words.usd(row.usd) if math.isfinite(row.usd) else "–"
     best, left = words.loss(row.best_loss), words.hours(row.hours)
-    return f"{name:<9} {row.stop:>7,.0f} {spread:>15} {best:>8} {left:>7} {money:>7}"
+    return f"{name:<9} {row.p50:>7,} {spread:>15} {best:>8} {left:>7} {money:>7}"
 
 
 def _difference(trial: Trial) -> list[Said]:
@@ -210,7 +210,8 @@ def _difference(trial: Trial) -> list[Said]:
     quality = "the same best eval_loss expected"
     if math.isfinite(loss) and abs(loss) >= 5e-5:
         quality = f"best eval_loss {abs(loss):.4f} {'higher' if loss > 0 else 'lower'} expected"
-    said: list[Said] = [(f"{verb} {abs(steps):,.0f} steps{more}{money}; {quality}.", "good" if steps > 0 else "plain")]
+    sentence = f"{verb} {abs(steps):,.0f} steps{more} on average{money}; {quality}."
+    said: list[Said] = [(sentence, "good" if steps > 0 else "plain")]
     if math.isfinite(then.p_false_stop) and then.p_false_stop >= 0.1:
         said.append((f"In {then.p_false_stop:.0%} of the futures it stops although a gain was still to come.", "bad"))
     return said

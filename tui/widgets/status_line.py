@@ -157,7 +157,7 @@ def _eta(snapshot: RunSnapshot) -> Part:
 
 def _money(snapshot: RunSnapshot) -> Part:
     if snapshot.dph is None:
-        return Part(("$? of $?", "$?"), "foreground", ALWAYS)
+        return Part(("no price known", "$?"), "foreground", ALWAYS)
     if not snapshot.dph:
         return Part(("$0.00 on this machine", "$0.00 here", "$0.00"), "foreground", ALWAYS)
     spent, end = words.usd(snapshot.usd_spent), words.usd(snapshot.usd_at_end)
