@@ -25,6 +25,9 @@ RESERVE_H = 168.0
 RESERVE_SHARE = 0.3
 """But never more than this share of the budget is kept back."""
 
+REPORT_LOOKS = 240
+"""A quarter of a second apart, until a guard that was started has to have reported: a new box has a cold disk."""
+
 PythonCommand = Callable[[str], str]
 """From `module arguments` to the shell command that runs it with the shipped code."""
 
@@ -91,7 +94,7 @@ def arm(desk: Desk, host: Transport, run_dir: str, limits: Limits, python: Pytho
     log = shell_path(f"{run_dir}/guard.log")
     watch = python(f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
     host.run(f"setsid sh -c {shlex.quote(watch)} </dev/null >>{log} 2>&1 &", timeout=20)
-    for _ in range(40):
+    for _ in range(REPORT_LOOKS):
         report = read_guard(host, run_dir)
         if report.get("armed") is True and report.get("instance_id") == limits.instance_id:
             shown = report.get("limits")

@@ -137,7 +137,7 @@ class LocalSource:
     def _look(self) -> Files:
         if not self.path.exists() and self._known:
             raise NotFoundError(
-                f"{self.path} is gone: it was deleted or moved while it was watched. What was read of it stays here.",
+                f"It is gone, deleted or moved while it was watched: {self.path}. What was read of it stays here.",
                 hint="It is read again when it is back.",
             )
         if not self.path.exists():

@@ -124,7 +124,7 @@ async def test_a_run_directory_deleted_while_it_is_watched_is_said_above_the_cur
         async with app.run_test(size=SMALL) as pilot:
             await until(lambda: getattr(app.screen, "snapshot", None) and app.screen.snapshot.step == 812, pilot)
             run_dir.rename(tmp_path / "elsewhere")
-            await until(lambda: "is gone: it was deleted or moved" in plain(app), pilot)
+            await until(lambda: "It is gone, deleted or moved" in plain(app), pilot)
             assert app.screen.snapshot.step == 812
             await pilot.press("w")
             await until(lambda: isinstance(app.screen, WhatIfScreen), pilot)
@@ -132,5 +132,5 @@ async def test_a_run_directory_deleted_while_it_is_watched_is_said_above_the_cur
             await until(lambda: isinstance(app.screen, LogsScreen), pilot)
             await pilot.press("escape")
             (tmp_path / "elsewhere").rename(run_dir)
-            await until(lambda: "is gone" not in plain(app), pilot)
+            await until(lambda: "It is gone" not in plain(app), pilot)
             assert app.screen.snapshot.step == 812
