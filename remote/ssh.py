@@ -46,6 +46,9 @@ _FIRST_CONNECT_S = 15.0
 _QUICKEST_CONNECT_S = 2.0
 _OPEN_S = 30.0
 """For a channel and the start of a command on a link that is up: a command may take half an hour, this may not."""
+_EOF_S = 0.15
+"""A command that is sent nothing gets the end of its input so late: sent while the server closes the channel of a quick
+one, it names a channel that is no more, and sshd ends the whole connection for that."""
 _QUIET_S = (2.5, 15.0)
 """Seconds without a byte of a command after which the host itself is asked for a sign of life, and given as long: a
 sixth of the command's own time within these bounds. A link that swallows everything is noticed; a box that is short of
@@ -296,7 +299,7 @@ class SshTransport(SshFiles):
         channel.in_buffer.set_event(arrived)
         channel.in_stderr_buffer.set_event(arrived)
         sent, closed = 0, False
-        heard = time.monotonic()
+        began = heard = time.monotonic()
         quiet = min(_QUIET_S[1], max(_QUIET_S[0], (until - heard) / 6))
         while True:
             arrived.clear()
@@ -312,7 +315,7 @@ class SshTransport(SshFiles):
             if sent < len(stdin) and channel.send_ready():
                 sent += channel.send(stdin[sent : sent + (1 << 15)])
                 moved = True
-            elif sent >= len(stdin) and not closed:
+            elif sent >= len(stdin) and not closed and (stdin or time.monotonic() - began > _EOF_S):
                 channel.shutdown_write()
                 closed = True
             if moved:
