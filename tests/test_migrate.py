@@ -137,7 +137,7 @@ def test_a_move_that_pays_is_carried_out_and_saves_what_was_forecast(world: Fake
         assert migrate(moving.laptop.desk(), request, moving.laptop.open_pair, {}).ok
         low, _, high = decision.saves_usd
         # both are worked out from step times that were measured moments apart, on a machine that is busy now and then
-        assert 0.6 * low < deed_data(moving)["saves_to_horizon_usd"] < 1.6 * high  # type: ignore[operator]
+        assert 0.8 * low < deed_data(moving)["saves_to_horizon_usd"] < 1.2 * high  # type: ignore[operator]
         assert high > decision.stay_usd / 2, "most of two thirds of the price is saved"
 
 
