@@ -137,7 +137,8 @@ def save_cut_at_system_call(folder: Path, step: int, at: int) -> bool | None:
         if os.WIFEXITED(status):
             return True
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    while os.WIFSTOPPED(os.waitpid(child, 0)[1]):
+        pass  # a stop that was due before the kill is not its end
     return False
 
 
