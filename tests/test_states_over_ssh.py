@@ -19,6 +19,7 @@ from remote.target import parse_host
 from runner.box import proc
 from runner.errors import RefusedError
 from tests.support.lab import Lab, running, tick_until, wait_for
+from tests.support.parts import missing
 from tests.support.sshd import SESSION, Sshd
 from tests.support.trainers import foreign_project
 
@@ -65,7 +66,7 @@ def small_memory() -> Iterator[Path]:
     version_2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
     (path, _), *_ = [(p, k) for p, k in proc._memory_files() if p.exists()] or [(None, "")]
     if path is None:
-        pytest.skip("no memory controller here")
+        missing("no memory controller here")
     group = path.parent / f"tunewatch-test-{os.getpid()}"
     try:
         group.mkdir()
@@ -73,7 +74,7 @@ def small_memory() -> Iterator[Path]:
     except OSError as error:
         with contextlib.suppress(OSError):
             group.rmdir()
-        pytest.skip(f"no control group can be made here: {error}")
+        missing(f"no control group can be made here: {error}")
     with contextlib.suppress(OSError):
         (group / "memory.swap.max").write_text("0")
     try:
@@ -121,7 +122,7 @@ def test_a_sigkill_is_called_out_of_memory_only_where_the_kernel_says_so(told: b
     flags = "-m" if os.geteuid() == 0 else "-rm"
     inner = SESSION.replace("#!/bin/sh\n", "")
     if subprocess.run(["unshare", flags, "mount", "--bind", tmp_path, "/sys/fs/cgroup"], check=False).returncode:
-        pytest.skip("no mount namespace here")
+        missing("no mount namespace here")
     session = (
         f'#!/bin/sh\nif [ -z "$TW_INSIDE" ]; then export TW_INSIDE=1; exec unshare {flags} sh -c '
         f'\'mount --bind {tmp_path / "cgroup"} /sys/fs/cgroup; exec "$0"\' "$0"; fi\n{inner}'
