@@ -20,7 +20,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +38,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "study": ("transformers>=5.20,<6", "accelerate>=1.10,<2", "tomli>=2.3,<3", "tomli-w>=1.0,<2",
               "huggingface_hub>=1.0,<3", "safetensors"),
 }  # fmt: skip
-"""What a kind of run needs beside torch. A foreign recipe brings its own by its `setup`."""
+"""What a kind of run needs beside torch; `runner.needs` knows what one recipe asks for beyond that. A foreign recipe
+brings its own by its `setup`."""
 
 _LOOK = r"""
 import importlib.metadata as m, json, site, sys, sysconfig
@@ -137,12 +138,14 @@ def prepare(
     *,
     python: str = DEFAULT_PYTHON,
     needs: str = "study",
+    more: Iterable[str] = (),
     phases: Phases | None = None,
 ) -> Box:
     """Make `host` ready for a run of `needs` ("study" or "command"). Doing it again costs two questions.
 
-    `python` is the interpreter to build on. Raises RefusedError for a box that cannot run it, in words and with a way
-    out, and LinkError when the link breaks (what was done stays, the next call goes on).
+    `python` is the interpreter to build on, `more` are packages that this recipe alone asks for (`runner.needs`).
+    Raises RefusedError for a box that cannot run it, in words and with a way out, and LinkError when the link breaks
+    (what was done stays, the next call goes on).
     """
     phases = phases or Phases(silent)
     with phases.step("look at the box") as say:
@@ -158,7 +161,7 @@ def prepare(
         code, sent = deliver(host, parcel)
         say(f"{parcel.name}, {len(parcel.data) / 1e6:.1f} MB" if sent else f"{parcel.name} was there")
     with phases.step("environment") as say:
-        interpreter, made = environment(host, facts, REQUIREMENTS[needs])
+        interpreter, made = environment(host, facts, (*REQUIREMENTS[needs], *more))
         say(made)
     return Box(home, code, interpreter, torch, tmux, phases.seconds)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from remote.access import KEY_PATIENCE_S, Opener, own_key, reach, wait_for_ssh
-from remote.arming import Wishes, arm, keep_report, limits_for, read_guard
+from remote.arming import Wishes, arm, keep_report, limits_for, read_guard, standing
 from remote.bootstrap import Box, Phases, prepare
 from remote.deeds import DeedResult
 from remote.desk import Desk, Note
@@ -29,7 +29,9 @@ from remote.remote_run import Order, resolve_order, start_run
 from remote.rent import BootError, Plan, check_offer, create_box, resolve, verify_row, wait_boot
 from remote.target import Target, parse_host
 from remote.transport import Transport, shell_path
+from runner.box.limits import Limits
 from runner.errors import NotFoundError, TunewatchError, UnconfirmedError, UnreachableError
+from runner.needs import specs
 from runner.rundir import LOG, STATUS, read_status
 
 __all__ = ["Launch", "choose_image", "launch", "onstart", "python_command", "resume_launch", "undo_launch"]
@@ -273,7 +275,7 @@ def _prepared(desk: Desk, request: Launch, row: Instance, host: Transport) -> Bo
     recipe = resolve_order(request.order, os.environ)
     needs = "command" if recipe.kind == "command" else "study"
     try:
-        return prepare(host, python=row.python or request.python, needs=needs, phases=phases)
+        return prepare(host, python=row.python or request.python, needs=needs, more=specs(recipe), phases=phases)
     finally:
         desk.steps.extend(phases.steps)
 
@@ -291,7 +293,7 @@ def _arm(
         for_s=60.0, again_on=(UnreachableError,),
     )  # fmt: skip
     if not row.own:
-        _stand_again(host, box, run_dir)
+        stand_again(host, box, run_dir, limits)
     deed.done(
         "guard",
         instance=row.id,
@@ -306,9 +308,9 @@ def _arm(
     )
 
 
-def _stand_again(host: Transport, box: Box, run_dir: str) -> None:
+def stand_again(host: Transport, box: Box, run_dir: str, limits: Limits) -> None:
     """What the start script of the container runs, so that its guard comes back with it."""
-    again = python_command(box, f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
+    again = standing(run_dir, lambda words: python_command(box, words), limits)
     host.put(
         f"#!/bin/sh\n# the container began anew: its guard stands again\n({again} </dev/null >>{shell_path(run_dir)}"
         "/guard.log 2>&1 &)\n".encode(),

@@ -26,6 +26,7 @@ from remote.remote_run import Order, resolve_order
 from remote.ship import our_code
 from remote.transport import Transport, shell_path
 from runner.errors import NotFoundError, RefusedError, UnreachableError
+from runner.needs import specs
 from runner.recipe import Recipe
 from runner.rundir import CHECKPOINTS, STATUS, Status, read_status
 
@@ -148,9 +149,11 @@ class Move:
         """A box that is ready for this run; costs two questions when it was made ready before."""
         if instance_id not in self._boxes:
             phases = Phases(self.desk.progress)
-            needs = "command" if self.recipe().kind == "command" else "study"
-            host = self.host(instance_id)
-            self._boxes[instance_id] = prepare(host, python=self.request.launch.python, needs=needs, phases=phases)
+            recipe, host = self.recipe(), self.host(instance_id)
+            needs = "command" if recipe.kind == "command" else "study"
+            self._boxes[instance_id] = prepare(
+                host, python=self.request.launch.python, needs=needs, more=specs(recipe), phases=phases
+            )
         return self._boxes[instance_id]
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ from remote.transport import Transport
 from runner import rundir
 from runner.config import ENVIRONMENT, load_recipe
 from runner.errors import NotFoundError, RefusedError, UnreachableError, UsageError
+from runner.needs import specs
 from runner.recipe import Recipe
 
 PASSED_ON = (*ENVIRONMENT, "HF_TOKEN", "HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES")
@@ -103,7 +104,7 @@ def run_on_host(
     phases = Phases(progress)
     with open_transport(target, home=state, ask=ask) as transport:
         needs = "command" if recipe.kind == "command" else "study"
-        box = prepare(transport, python=chosen.text("launch.python"), needs=needs, phases=phases)
+        box = prepare(transport, python=chosen.text("launch.python"), needs=needs, more=specs(recipe), phases=phases)
         return start_run(
             transport, box, order, recipe, target=target, home=state, grace_s=chosen.number("launch.grace"),
             environment=env, phases=phases,

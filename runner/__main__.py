@@ -8,7 +8,6 @@ never started without its lock, its status and its log. Light until it trains: t
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from runner import rundir
+from runner import needs, rundir
 from runner.config import load_recipe, recipe_names
 from runner.errors import RunExit, TunewatchError, UsageError
 from runner.recipe import Recipe
@@ -77,7 +76,7 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
         overrides.append(f"keep_local={chosen.keep_local}")
     recipe = load_recipe(chosen.recipe, overrides, config=chosen.config)
     if recipe.kind != "command":
-        need_torch()
+        needs.check(recipe)
     if not chosen.run_dir:
         return _supervised(recipe, arguments)
     run = RunDir(chosen.run_dir)
@@ -107,16 +106,6 @@ def _run(chosen: argparse.Namespace, arguments: list[str]) -> int:
 
 
 _ORDERLY = (RunExit.FINISHED, RunExit.AUTO_STOPPED, RunExit.STOPPED, RunExit.LIMIT)
-
-
-def need_torch() -> None:
-    """Raise UsageError naming the extra when the packages that train are not installed."""
-    missing = [name for name in ("torch", "transformers", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"Training needs {' and '.join(missing)}, which this Python does not have.",
-            hint="pip install 'tunewatch[runner]'",
-        )
 
 
 def _supervised(recipe: Recipe, arguments: list[str]) -> int:
@@ -164,7 +153,7 @@ def _foreign(recipe: Recipe, run: RunDir, resume: str | None) -> int:
 
 
 def _audit(arguments: list[str]) -> int:
-    need_torch()
+    needs.check()
     from runner.study.audit import main as audit
 
     return audit(arguments)

@@ -75,6 +75,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in MISSING:
         wheel_of(name, folder)
     made_up_wheel("torch", OTHER_TORCH, folder)
+    made_up_wheel("harness", "1.5", folder)
     made_up_wheel("greedy", "1.0", folder, requires=f"torch>={OTHER_TORCH}")
     return folder
 
@@ -113,6 +114,10 @@ def test_what_is_missing_is_installed_beside_the_torch_of_the_box(tmp_path: Path
         again = prepare(host, phases=phases)
         assert again.python == ready.python
         assert next(step.detail for step in phases.steps if step.name == "environment") == "was there"
+        phases = Phases(lambda _: None)
+        more = prepare(host, more=("harness>=1.2,<2",), phases=phases)
+        assert next(step.detail for step in phases.steps if step.name == "environment").endswith("harness>=1.2,<2")
+        assert host.run(f"{more.python} -c 'import harness, accelerate'", timeout=240).rc == 0
 
 
 def test_a_package_that_wants_another_torch_is_refused_and_nothing_moves(

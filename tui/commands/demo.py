@@ -47,10 +47,10 @@ def command(headless: bool, steps: int | None, replay: bool, as_json: bool) -> N
         need_terminal("Give --headless for a demo without a screen.")
     run = local_run.running_here(KIND, RUNS)
     if run is None:
-        from runner.__main__ import need_torch
+        from runner import needs
 
         refuse_if_read_only("starting a run")
-        need_torch()
+        needs.check()
         run = local_run.start(KIND, _arguments(steps), RUNS)
         click.echo(f"run directory: {run.path}", err=True)
     else:

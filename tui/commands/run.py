@@ -74,11 +74,11 @@ def _arguments(recipe: str, config_file: str | None, overrides: list[str], nproc
 
 
 def _here(recipe: Recipe, arguments: list[str], *, detach: bool, screen: bool, as_json: bool) -> int:
-    from runner.__main__ import need_torch
+    from runner import needs
     from tui import local_run
 
     if recipe.kind != "command":
-        need_torch()
+        needs.check(recipe)
     run = local_run.start(recipe.name, arguments, RUNS)
     click.echo(f"run directory: {run.path}", err=True)
     if detach:
