@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tui.axes import ChartSpec, Mark, Span, VLine, decimate, layout, series, smooth, ticks
-from tui.chart import PLOTEXT_NAMES, render_chart
+from tui.chart import PLOTEXT_NAMES, by_plotext, lines_of, render_chart
+from tui.dots import braille
 from tui.palette import Palette
 
 ROLES = ("raw", "line", "second", "best", "min_steps", "patience", "projected", "stop")
@@ -49,6 +50,23 @@ def test_decimation_keeps_the_lowest_and_the_highest_value(values):
     finite = [v for v in curve.ys if math.isfinite(v)]
     assert (min(kept), max(kept)) == (min(finite), max(finite)) if finite else kept == []
     assert len(kept) <= max(3 * 10, 2 * 10)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 500), st.one_of(st.floats(-9, 9), st.just(math.nan))), min_size=1, max_size=60),
+    st.integers(14, 120),
+    st.integers(4, 30),
+    st.one_of(st.none(), st.tuples(st.floats(0, 200), st.floats(201, 500))),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_dots_of_a_curve_are_those_that_plotext_sets(points, width, height, window):
+    curve = series(points)
+    geometry = layout(ChartSpec((curve,), x_range=window), width, height)
+    if geometry is None:
+        return
+    lines = lines_of(curve, geometry.drawn[0], geometry)
+    theirs = [row.replace("\u2800", " ").ljust(geometry.columns) for row in by_plotext(lines, geometry, "braille")]
+    assert braille(lines, geometry.columns, geometry.rows) == theirs[: geometry.rows]
 
 
 def test_nan_is_a_gap_and_does_not_enter_the_axis():

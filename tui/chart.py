@@ -1,9 +1,10 @@
-"""Draws a `ChartSpec` as text: plotext makes the curves out of dots, everything else is laid over its cells here.
+"""Draws a `ChartSpec` as text: curves out of dots or blocks, everything else laid over their cells.
 
-This is the only module that imports plotext, and it does so at the first chart. plotext 6 keeps one global figure,
-so `render_chart` must be called from one thread (the screen's). Its area is drawn without axes, so that one cell is
-one cell of `Geometry`; grid, lines, marks, shades, cursor and labels are ours, because plotext has no cursor and
-paints white behind most of its own decorations.
+Braille comes from `tui.dots`, the glyphs of a terminal without it from plotext. This is the only module that imports
+plotext, and it does so at the first chart that needs it. plotext 6 keeps one global figure, so `render_chart` must be
+called from one thread (the screen's). Its area is drawn without axes, so that one cell is one cell of `Geometry`; grid,
+lines, marks, shades, cursor and labels are ours, because plotext has no cursor and paints white behind most of its own
+decorations.
 
 Layers, from below: shades · grid · level and vertical lines · cursor · curves · marks · labels of the lines.
 """
@@ -18,7 +19,8 @@ from typing import Any
 from rich.style import Style
 from rich.text import Text
 
-from tui.axes import ChartSpec, Geometry, Marker, Role, Series, layout
+from tui.axes import ChartSpec, Geometry, Role, Series, layout
+from tui.dots import Line, braille
 from tui.palette import Palette
 
 PLOTEXT_NAMES = (
@@ -111,10 +113,15 @@ class _Cells:
                 row[column][0], row[column][1] = glyph, colour
 
     def curves(self, spec: ChartSpec) -> None:
-        """What plotext drew, wherever it drew something."""
+        """The curves, wherever they have a dot. Each is drawn by itself: in a shared cell the last one is seen."""
         for curve, kept in zip(spec.series, self.geo.drawn, strict=True):
             colour = self.palette.roles[curve.role]
-            for row, line in zip(self.rows, _plot(curve, kept, self.geo, self.palette.marker), strict=False):
+            lines = lines_of(curve, kept, self.geo)
+            if self.palette.marker == "braille":
+                drawn = braille(lines, self.geo.columns, self.geo.rows)
+            else:
+                drawn = by_plotext(lines, self.geo, "*" if self.plain else "hd")
+            for row, line in zip(self.rows, drawn, strict=False):
                 for cell, glyph in zip(row, line, strict=False):
                     if glyph != " ":
                         cell[0], cell[1] = glyph, colour
@@ -234,11 +241,8 @@ def _plotext() -> Any:
     return _loaded
 
 
-def _plot(curve: Series, kept: tuple[tuple[int, int], ...], geo: Geometry, marker: Marker) -> list[str]:
-    """Let plotext draw one curve on a bare area of the plot's size; returns its rows.
-
-    Each curve has its own drawing: on a shared one the dots of a dim curve would take the colour of the bright one.
-    """
+def by_plotext(lines: list[Line], geo: Geometry, marker: str) -> list[str]:
+    """Let plotext draw the lines of one curve on a bare area of the plot's size; `marker` is a name of its own."""
     plotext = _plotext()
     figure = plotext.figure
     figure.clear()
@@ -249,16 +253,14 @@ def _plot(curve: Series, kept: tuple[tuple[int, int], ...], geo: Geometry, marke
     for axis in ("x", "y"):
         figure.ruler(axis).ticks([], [])
         figure.ruler(axis).lim(0, 1)
-    glyphs = plotext.marker(
-        {"braille": "braille", "blocks": "hd", "ascii": "*"}[marker], pixel=plotext.pixel((9, 9, 9))
-    )
-    for xs, ys in _lines(curve, kept, geo):
+    glyphs = plotext.marker(marker, pixel=plotext.pixel((9, 9, 9)))
+    for xs, ys in lines:
         signal = figure.signal(xs, ys, marker=glyphs)
         figure.draw(signal.lines() if len(xs) > 1 else signal)
     return _ANSI.sub("", str(figure.build())).split("\n")
 
 
-def _lines(curve: Series, kept: tuple[tuple[int, int], ...], geo: Geometry) -> list[tuple[list[float], list[float]]]:
+def lines_of(curve: Series, kept: tuple[tuple[int, int], ...], geo: Geometry) -> list[Line]:
     """Each run of a curve in shares of the axes, cut at the ends of the window."""
     runs: dict[int, tuple[list[float], list[float]]] = {}
     for i, run in kept:
