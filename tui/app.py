@@ -97,7 +97,8 @@ class TunewatchApp(App[None]):
         self._palette: tuple[str, Palette] | None = None
         for theme in THEMES:
             self.register_theme(theme)
-        wanted = os.environ.get("TEXTUAL_THEME") or session.theme or DEFAULT_THEME
+        left = session.layout.theme if session.layout.theme in self.available_themes else ""
+        wanted = os.environ.get("TEXTUAL_THEME") or session.theme or left or DEFAULT_THEME
         if wanted in self.available_themes:
             self._begin_with(wanted)
         else:
@@ -151,6 +152,7 @@ class TunewatchApp(App[None]):
         """The first frame stands: now read. Reading imports the forecast and competes for the processor."""
         gc.freeze()
         gc.enable()
+        self.theme_changed_signal.subscribe(self, lambda theme: self.session.layout.keep_theme(theme.name))
         self.notices.begin()
         self.session.start(self._post_snapshot)
         self._watch_rentals()
@@ -246,7 +248,8 @@ class TunewatchApp(App[None]):
         except TunewatchError as error:
             self.notify(str(error), title="cannot watch", severity="error")
             return
-        self.push_screen(LiveScreen(plan.target, memory=self.session.recall(plan.target)))
+        memory, left = self.session.recall(plan.target), self.session.layout.run_of(plan.target)
+        self.push_screen(LiveScreen(plan.target, memory=memory, left=left))
 
     def on_unmount(self) -> None:
         """Give the terminal its title back; let what waits be sent."""

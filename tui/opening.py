@@ -13,15 +13,21 @@ def new_session(offers_file: str | None = None) -> Session:
 
     Raises UsageError for settings or offers that cannot be used, with file, line and key.
     """
+    from remote.home import home
     from remote.market import load_offers
     from remote.settings import load_settings
+    from tui.layout import Layout
     from tui.session import Session
 
     settings = load_settings()
     chosen = offers_file or settings.text("market.offers")
     offers = load_offers(chosen or None)
     return Session(
-        offers, interval=settings.number("watch.front"), theme=settings.text("look.theme"), offers_from=chosen
+        offers,
+        interval=settings.number("watch.front"),
+        theme=settings.text("look.theme"),
+        offers_from=chosen,
+        layout=Layout(home()),
     )
 
 

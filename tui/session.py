@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tui.layout import Layout
+
 if TYPE_CHECKING:
     from estimator.offer import Offer
     from tui.calibrating import Calibrating
@@ -57,6 +59,8 @@ class Session:
     """Whether what is shown is a recording: it does not go on when the screen is left."""
     notice: str = ""
     """A sentence for the first screen."""
+    layout: Layout = field(default_factory=Layout)
+    """How the screens were left."""
     _pollers: dict[str, HostPoller] = field(default_factory=dict)
     _watched: dict[str, Watch] = field(default_factory=dict)
     _front: str | None = None

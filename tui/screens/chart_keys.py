@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from textual import on
 from textual.screen import Screen
 
+from tui.layout import RunLayout
 from tui.widgets.chart_pane import ChartPane
 
 if TYPE_CHECKING:
@@ -134,3 +135,13 @@ class ChartKeys(Screen[None]):
     @on(ChartPane.Dragged)
     def _dragged(self, event: ChartPane.Dragged) -> None:
         self._pan(event.share)
+
+
+def view_of(left: RunLayout) -> View:
+    """The view that was left; window and cursor belong to the moment."""
+    from tui.curves import SMOOTHING, View
+
+    view = View(x_mode=left.x_mode, log_y=frozenset(left.log_y))  # type: ignore[arg-type]  # checked when it was read
+    if left.smoothing is None or not 0 <= left.smoothing < len(SMOOTHING):
+        return view
+    return replace(view, smoothing=left.smoothing)

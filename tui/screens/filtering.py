@@ -1,22 +1,60 @@
-"""The filter line of a list: opened by its key, obeyed while it is typed, put away when it is empty.
+"""The filter line of a list: opened by its key, obeyed while it is typed, put away when it is empty. Esc empties it.
 
-A screen that derives from `Filtering` has an `Input` and a `DataTable`, knows its fields, and shows what passes.
+A screen that derives from `Filtering` has a `FilterLine` and a `DataTable`, knows its fields, and shows what passes. As
+the list is left, with its order and its filter, it is found again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import DataTable, Input
 
+from tui.layout import ListLayout
+
 if TYPE_CHECKING:
+    from tui.app import TunewatchApp
     from tui.run_filter import Query
 
 
+class FilterLine(Input):
+    """The line that is typed into; its id is `filter`."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "put_away", "No filter", show=False)]
+
+    def __init__(self, placeholder: str) -> None:
+        super().__init__(placeholder=placeholder, id="filter")
+
+    async def action_put_away(self) -> None:
+        """Show everything again."""
+        self.value = ""
+        await self.action_submit()
+
+
 class Filtering(Screen[None]):
-    """The actions and events of the `Input` with the id `filter`."""
+    """The actions and events of the `FilterLine`."""
+
+    place: str = ""
+    order: str = ""
+    """The column that the list is sorted by."""
+
+    def recall_list(self, orders: tuple[str, ...]) -> None:
+        """Begin as the list was left; `orders` are the columns that it can be sorted by."""
+        left = cast("TunewatchApp", self.app).session.layout.list_of(self.place)
+        if left.order in orders:
+            self.order = left.order
+        if left.filter:
+            box = self.query_one(FilterLine)
+            box.add_class("-open")
+            box.value = left.filter
+
+    def keep_list(self) -> None:
+        """Remember how the list stands."""
+        left = ListLayout(self.order, self.query_one(FilterLine).value)
+        cast("TunewatchApp", self.app).session.layout.keep_list(self.place, left)
 
     if TYPE_CHECKING:
 
@@ -52,3 +90,4 @@ class Filtering(Screen[None]):
         box = self.query_one("#filter", Input)
         box.set_class(bool(box.value), "-open")
         self.query_one(DataTable).focus()
+        self.keep_list()

@@ -21,7 +21,8 @@ from textual.widgets import Static
 
 from tui import words
 from tui.keys import bindings
-from tui.screens.chart_keys import ChartKeys
+from tui.layout import RunLayout
+from tui.screens.chart_keys import ChartKeys, view_of
 from tui.screens.live_actions import LiveActions
 from tui.widgets.chart_pane import ChartPane
 from tui.widgets.key_line import KeyLine
@@ -30,7 +31,7 @@ from tui.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
     from tui.axes import Role
-    from tui.curves import CurveCache, PaneName
+    from tui.curves import CurveCache, PaneName, View
     from tui.last_seen import LastSeen
     from tui.snapshot import RunSnapshot
 
@@ -58,12 +59,17 @@ class LiveScreen(LiveActions, ChartKeys):
 
     CSS_PATH = "live.tcss"
     BINDINGS: ClassVar[list[BindingType]] = bindings("live")
+    AUTO_FOCUS = ""
+    """The pane that was left has the focus, not the first one."""
 
-    def __init__(self, target: str, *, memory: LastSeen | None = None) -> None:
+    def __init__(self, target: str, *, memory: LastSeen | None = None, left: RunLayout | None = None) -> None:
+        """`memory` is what the screen said when the run was last looked at, `left` how it was looked at."""
         super().__init__(target)
         self._memory = memory
-        self.chosen = "loss"
-        self._solo = False
+        left = left or RunLayout()
+        self._left = left
+        self.chosen = left.pane if left.pane in dict(TITLES) else "loss"
+        self._solo = left.solo
 
     @cached_property
     def cache(self) -> CurveCache:
@@ -71,6 +77,11 @@ class LiveScreen(LiveActions, ChartKeys):
         from tui.curves import CurveCache
 
         return CurveCache()
+
+    @cached_property
+    def view(self) -> View:
+        """What the person chose to see, as it was left."""
+        return view_of(self._left)
 
     def compose(self) -> ComposeResult:
         """Charts left, verdict and money right."""
@@ -94,7 +105,7 @@ class LiveScreen(LiveActions, ChartKeys):
     def on_mount(self) -> None:
         """Show what is known at once."""
         self.control.theme_changed_signal.subscribe(self, lambda _: self._new_theme())
-        self.query_one("#loss", ChartPane).focus()
+        self.query_one(f"#{self.chosen}").focus()
         known = self.control.snapshots.get(self.target)
         if known is not None:
             self.take(known)
@@ -301,6 +312,7 @@ class LiveScreen(LiveActions, ChartKeys):
         self.chosen = name
         self._arrange()
         self.query_one(f"#{name}").focus()
+        self._keep()
         self.call_after_refresh(self._texts)
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
@@ -308,11 +320,13 @@ class LiveScreen(LiveActions, ChartKeys):
         if event.widget.id in dict(TITLES) and event.widget.id != self.chosen:
             self.chosen = event.widget.id
             self._arrange()
+            self._keep()
 
     def action_solo(self) -> None:
         """One pane alone, or all of them."""
         self._solo = not self._solo
         self._arrange()
+        self._keep()
         self.call_after_refresh(self._texts)
 
     # view ---------------------------------------------------------------------------------------------------------
@@ -320,6 +334,15 @@ class LiveScreen(LiveActions, ChartKeys):
     def redraw(self) -> None:
         """Draw the charts as the person chose to see them."""
         self._redraw()
+        self._keep()
+
+    def _keep(self) -> None:
+        """Remember what was chosen: the next start begins with it."""
+        view = self.view
+        left = RunLayout(view.x_mode, view.smoothing, tuple(sorted(view.log_y)), self.chosen, self._solo)
+        if left != self._left:
+            self._left = left
+            self.control.session.layout.keep_run(self.target, left)
 
     def counts_tokens(self) -> bool:
         """Whether the run tells how many tokens it has seen."""

@@ -19,7 +19,7 @@ from tui import words
 from tui.keys import bindings
 from tui.market import STALE_S, Limits, Quoted, bare_row, parse_budget, parse_deadline
 from tui.offer_rows import SORTS, cells, front, offer_fields, titles
-from tui.screens.filtering import Filtering
+from tui.screens.filtering import Filtering, FilterLine
 from tui.snapshot import QuoteRow, RunSnapshot
 from tui.widgets.billing import Head
 
@@ -98,7 +98,7 @@ class OffersScreen(Filtering):
     def compose(self) -> ComposeResult:
         """One table."""
         yield Head()
-        yield Input(placeholder="gpu:H100 price<1 vram>=40", id="filter")
+        yield FilterLine("gpu:H100 price<1 vram>=40")
         yield LineInput(id="limit")
         yield Static("", id="trouble", markup=False)
         table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=False, fixed_columns=1)
@@ -110,6 +110,8 @@ class OffersScreen(Filtering):
     def on_mount(self) -> None:
         """Show the quotes that are known; ask the market where there is a key and the last list is not fresh."""
         self.query_one(DataTable).focus()
+        # without a run there are prices and nothing else to sort by
+        self.recall_list(tuple(SORTS) if self.target else tuple(key for key in SORTS if key not in ("usd", "hours")))
         self.control.theme_changed_signal.subscribe(self, lambda _: self._fill())
         self._snapshot = self.control.snapshots.get(self.target) if self.target else None
         session = self.control.session
@@ -376,6 +378,7 @@ class OffersScreen(Filtering):
         names = list(SORTS)
         self.order = names[(names.index(self.order) + 1) % len(names)]
         self._fill()
+        self.keep_list()
 
     def action_pareto(self) -> None:
         """Only the front, or all."""

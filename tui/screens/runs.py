@@ -11,14 +11,14 @@ from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Footer, Static
 
 from runner.errors import TunewatchError
 from tui import stop_words
 from tui.curves import CurveCache, View, charts
 from tui.keys import bindings
 from tui.run_rows import COLUMNS, MARKS, RunRow, age_cell, cells, columns_for, sort_key
-from tui.screens.filtering import Filtering
+from tui.screens.filtering import Filtering, FilterLine
 from tui.session import WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.widgets.billing import Head
@@ -34,6 +34,8 @@ WATCHED = 40
 """Local runs, the newest, that are read for the list; the others are read when they are opened."""
 AGAIN_S = 5.0
 """Seconds between two looks at what runs there are."""
+ORDERS = tuple(key for key, _ in COLUMNS if key != "curve")
+"""The columns that the list can be sorted by."""
 WELCOME = """\
 No run is known here yet.
 
@@ -69,7 +71,7 @@ class RunsScreen(Filtering):
     def compose(self) -> ComposeResult:
         """The list over the preview."""
         yield Head("tunewatch")
-        yield Input(placeholder="state:running gpu:A100 loss<1.2", id="filter")
+        yield FilterLine("state:running gpu:A100 loss<1.2")
         yield Static("", id="trouble", markup=False)
         yield Static(WELCOME, id="nothing", markup=False)
         yield DataTable(cursor_type="row", zebra_stripes=False)
@@ -82,6 +84,7 @@ class RunsScreen(Filtering):
         """Ask for the list; show what is known already."""
         self.query_one(ChartPane).can_focus = False
         self.query_one(DataTable).focus()
+        self.recall_list(ORDERS)
         self.control.theme_changed_signal.subscribe(self, lambda _: self._fill())
         self.control.rental_changed.subscribe(self, self._rented)
         self._load()
@@ -227,9 +230,9 @@ class RunsScreen(Filtering):
 
     def action_sort(self) -> None:
         """Sort by the next column."""
-        names = [key for key, _ in COLUMNS if key != "curve"]
-        self.order = names[(names.index(self.order) + 1) % len(names)]
+        self.order = ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)]
         self._fill()
+        self.keep_list()
 
     def action_mark(self) -> None:
         """Mark for comparison, or take the mark away."""
