@@ -7,9 +7,10 @@ the other.
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from remote.desk import Desk, Note
@@ -27,6 +28,9 @@ RESERVE_SHARE = 0.3
 
 REPORT_LOOKS = 240
 """A quarter of a second apart, until a guard that was started has to have reported: a new box has a cold disk."""
+
+REFUSED = 3
+"""Trials of its key in a row that failed, a minute apart, until a guard is said to be toothless."""
 
 PythonCommand = Callable[[str], str]
 """From `module arguments` to the shell command that runs it with the shipped code."""
@@ -78,8 +82,9 @@ def limits_for(instance: Instance, wishes: Wishes, *, url: str, spent_usd: float
 def arm(desk: Desk, host: Transport, run_dir: str, limits: Limits, python: PythonCommand, note: Note) -> None:
     """Write the limits, prove the key, start the guard, and read back that it stands; raises GuardError.
 
-    Doing it again is harmless: the guard that stands reads the new limits.
+    Doing it again is harmless: the guard that stands reads the new limits, and counts from them on.
     """
+    limits = replace(limits, arming=secrets.token_hex(8))
     host.run(f"mkdir -p {shell_path(run_dir)}", timeout=20)
     host.put(json.dumps(asdict(limits)).encode(), f"{run_dir}/{CONFIG}", mode=0o600)
     proof = host.run(python(f"runner.box.guard --run-dir {shell_path(run_dir)} --prove"), timeout=60)
@@ -92,17 +97,28 @@ def arm(desk: Desk, host: Transport, run_dir: str, limits: Limits, python: Pytho
         )
     note.say(str(said.get("detail") or "its own key works"))
     log = shell_path(f"{run_dir}/guard.log")
-    watch = python(f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
-    host.run(f"setsid sh -c {shlex.quote(watch)} </dev/null >>{log} 2>&1 &", timeout=20)
+    host.run(f"setsid sh -c {shlex.quote(standing(run_dir, python, limits))} </dev/null >>{log} 2>&1 &", timeout=20)
     for _ in range(REPORT_LOOKS):
         report = read_guard(host, run_dir)
         if report.get("armed") is True and report.get("instance_id") == limits.instance_id:
             shown = report.get("limits")
-            if isinstance(shown, dict) and shown.get("budget_usd") == limits.budget_usd:
+            if isinstance(shown, dict) and shown == asdict(limits):
                 note.detail = in_words(limits)
                 return
         desk.sleep(0.25)
     raise GuardError("The guard was started on the box and does not report.")
+
+
+def standing(run_dir: str, python: PythonCommand, limits: Limits) -> str:
+    """The shell line that keeps a guard standing: one that was killed or crashed is followed by another.
+
+    It ends when the guard has done its work (0), has nothing to guard (2), or finds another (75). On a machine of its
+    owner's nothing bills, and a guard that was sent away stays away.
+    """
+    watch = python(f"runner.box.guard --run-dir {shell_path(run_dir)} --watch")
+    if not limits.rental:
+        return watch
+    return f"while :; do ({watch}); case $? in 0|2|75) break;; esac; sleep 5; done"
 
 
 def read_guard(host: Transport, run_dir: str) -> dict[str, Any]:
@@ -177,8 +193,14 @@ def alarm(report: Mapping[str, Any], age_s: float | None) -> str:
         tries = report.get("attempts")
         last = tries[-1] if isinstance(tries, list) and tries else "no detail"
         return f"The guard cannot end the rental ({last}): end it from here with tunewatch kill."
-    if age_s is not None and age_s > 90.0 and report.get("word") == "watching":
+    if age_s is not None and age_s > 90.0 and report.get("word") != "ended":
         return f"The guard has been silent for {age_s:.0f} s."
+    refused = report.get("key_refused")
+    if isinstance(refused, int) and refused >= REFUSED:
+        said = str(report.get("key_said") or "no detail")
+        return (
+            f"The box could not switch itself off any more ({said}): keep an eye on it, or end it with tunewatch kill."
+        )
     return ""
 
 

@@ -17,17 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remote.arming import alarm
-from remote.provider import Order
 from runner.box import guard as guard_module
-from runner.box.guard import Guard
-from runner.box.limits import CONFIG, LEASE, RELEASE, REPORT, Limits, View, decide, read_limits, read_uploads
+from runner.box.limits import CONFIG, LEASE, RELEASE, REPORT, Limits, View, decide, read_limits
+from runner.box.meters import read_uploads
 from runner.box.own_key import Api, container_environment, end_container
 from runner.metrics import MetricsWriter
 from runner.rundir import METRICS, STATUS, STOP_REQUEST, Status, write_status
-from tests.fake_vast import Box, FakeVast, ManualClock, faults
+from tests.fake_vast import Box, FakeVast, faults
 from tests.fake_vast.boxes import Container
+from tests.support.guard import Stand, a_stand
 from tests.support.sshd import make_key
-from tests.support.vast import rented_world
 
 QUIET = View(elapsed_s=0.0, spent_usd=0.0, running=True)
 
@@ -80,7 +79,15 @@ def test_a_budget_is_never_overspent_and_four_fifths_of_it_can_always_be_used(
 
 def test_the_files_for_the_box_are_python_3_9() -> None:
     root = Path(guard_module.__file__).parent.parent
-    for name in ("box/guard.py", "box/limits.py", "box/own_key.py", "rundir.py", "atomic.py", "manifest.py"):
+    for name in (
+        "box/guard.py",
+        "box/limits.py",
+        "box/meters.py",
+        "box/own_key.py",
+        "rundir.py",
+        "atomic.py",
+        "manifest.py",
+    ):
         text = (root / name).read_text()
         ast.parse(text, feature_version=(3, 9))
         assert "slots=True" not in text, f"{name}: dataclass slots came with 3.10"
@@ -102,11 +109,14 @@ def test_the_machines_own_first_process_is_never_ended(tmp_path: Path) -> None:
     assert "told" not in end_container(7), "this test's own machine"
 
 
-def test_a_config_of_wrong_types_leaves_the_defaults(tmp_path: Path) -> None:
-    (tmp_path / CONFIG).write_text(
-        json.dumps({"instance_id": 7, "budget_usd": "5", "deadline_s": 60, "url": 3, "keep_when_finished": 1, "new": 1})
-    )
+def test_a_config_with_unknown_keys_is_read_and_a_number_that_is_none_spoils_it(tmp_path: Path) -> None:
+    document = {"instance_id": 7, "deadline_s": 60, "url": 3, "keep_when_finished": 1, "new": 1}
+    (tmp_path / CONFIG).write_text(json.dumps(document))
     assert read_limits(tmp_path) == Limits(instance_id=7, deadline_s=60)
+    for odd in ("5", float("nan"), float("inf"), -1.0, True, [], 10**400):
+        for name in ("budget_usd", "usd_per_h", "deadline_s", "period_s"):
+            (tmp_path / CONFIG).write_text(json.dumps({**document, name: odd}))
+            assert read_limits(tmp_path) is None, (name, odd)
     (tmp_path / CONFIG).write_text("{")
     assert read_limits(tmp_path) is None
 
@@ -125,48 +135,10 @@ def test_uploaded_means_the_newest_checkpoint_with_a_revision(tmp_path: Path) ->
     assert read_uploads(tmp_path)[2] is False
 
 
-class Stand:
-    """A guard in this process on a rented box of the stand-in, with clocks moved by hand."""
-
-    def __init__(self, fake: FakeVast, box: Box, clock: ManualClock, run_dir: Path) -> None:
-        self.fake, self.box, self.clock, self.run_dir = fake, box, clock, run_dir
-        self.powered_off: list[int] = []
-        self.key = box.api_key
-        self.gpu: float | None = None
-        self.traffic = (0, 0)
-
-    def arm(self, **limits: object) -> Guard:
-        document = {**asdict(Limits(instance_id=self.box.id, url=self.fake.url, usd_per_h=0.75)), **limits}
-        (self.run_dir / CONFIG).write_text(json.dumps(document))
-        guard = Guard(
-            self.run_dir, api=lambda limits: Api(limits.url, limits.instance_id, self.key, 1.0), mono=self.clock,
-            sleep=self.clock.sleep, gpu_use=lambda: self.gpu, power_off=self.power_off, network=lambda: self.traffic,
-        )  # fmt: skip
-        guard.load()
-        guard.recover()
-        return guard
-
-    def power_off(self, instance_id: int) -> str:
-        self.powered_off.append(instance_id)
-        if len(self.powered_off) == 2:
-            raise SystemExit(0)  # the container ended
-        return "told to end"
-
-    def beat(self, seq: int, step: int, state: str = "running", rc: int | None = None) -> None:
-        write_status(self.run_dir / STATUS, Status(state=state, seq=seq, step=step, rc=rc))
-
-    def report(self) -> dict[str, object]:
-        return json.loads((self.run_dir / REPORT).read_text())  # type: ignore[no-any-return]
-
-
 @pytest.fixture
 def stand(tmp_path: Path) -> Iterator[Stand]:
-    with rented_world() as (fake, provider, clock):
-        box = fake.world.boxes[provider.create(Order(7_000_001, "tunewatch:x:r:1", "img", 60, "true"))]
-        clock.advance(60)
-        run_dir = tmp_path / "run"
-        run_dir.mkdir()
-        yield Stand(fake, box, clock, run_dir)
+    with a_stand(tmp_path) as made:
+        yield made
 
 
 def test_the_budget_stops_the_box_when_nothing_was_uploaded(stand: Stand) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.atomic import read_object
-from runner.rundir import METRICS
+from runner.box.meters import finite
 
 CONFIG = "guard.json"
 REPORT = "guard.status.json"
@@ -56,6 +56,8 @@ class Limits:
     """Whether there is a rental to end; on a machine of its owner's the run is ended and nothing else."""
     upload_s: float = 1800.0
     """At most so long for an upload that is under way when the run ends."""
+    arming: str = ""
+    """Made anew each time the laptop arms: then `spent_usd` and the time limits count from that moment."""
 
 
 @dataclass
@@ -111,57 +113,28 @@ def decide(limits: Limits, view: View) -> str | None:
 
 
 def read_limits(run_dir: Path) -> Limits | None:
-    """guard.json, or None when it is missing or is not one; unknown keys and wrong types are passed over."""
+    """guard.json, or None when it is missing or cannot be taken at its word.
+
+    Unknown keys are passed over. A number that is none (text, NaN, less than nothing) spoils the whole file: read as
+    "no limit" it would let a box bill for ever.
+    """
     data = read_object_file(run_dir / CONFIG)
     if not data or not isinstance(data.get("instance_id"), int):
         return None
     limits = Limits()
     for spec in fields(Limits):
-        value = data.get(spec.name, getattr(limits, spec.name))
         default = getattr(limits, spec.name)
-        numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+        value = data.get(spec.name, default)
         if isinstance(default, (bool, str)):
-            fits = isinstance(value, type(default))
-        else:
-            fits = numeric or (value is None and default is None)
-        if fits:
+            if isinstance(value, type(default)):
+                setattr(limits, spec.name, value)
+        elif value is None and default is None:
+            continue
+        elif finite(value, -1.0) >= 0.0:
             setattr(limits, spec.name, value)
+        else:
+            return None
     return limits
-
-
-def read_uploads(run_dir: Path) -> tuple[float, bool, bool]:
-    """`(longest save in s, an upload is under way, the newest checkpoint is uploaded)` from metrics.jsonl."""
-    longest, saved_step = 0.0, None
-    uploads: dict[int, str] = {}
-    for event in _events(run_dir / METRICS):
-        kind, step = event.get("event"), event.get("step")
-        if kind == "save" and isinstance(step, int):
-            saved_step = step if saved_step is None else max(saved_step, step)
-            seconds = event.get("seconds")
-            if isinstance(seconds, (int, float)):
-                longest = max(longest, float(seconds))
-        elif kind == "upload" and isinstance(step, int):
-            done = event.get("status") == "done" and bool(event.get("revision"))
-            uploads[step] = "done" if done else str(event.get("status"))
-    uploading = any(word == "queued" for word in uploads.values())
-    newest = max(uploads) if uploads else None
-    uploaded = saved_step is not None and newest is not None and newest >= saved_step and uploads[newest] == "done"
-    return longest, uploading, uploaded
-
-
-def _events(path: Path) -> list[dict[str, Any]]:
-    found = []
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                # only two kinds matter here; a long file is mostly others
-                if b'"save"' in line or b'"upload"' in line:
-                    event = read_object(line)
-                    if event is not None:
-                        found.append(event)
-    except OSError:
-        return []
-    return found
 
 
 def read_object_file(path: Path) -> dict[str, Any] | None:
@@ -176,19 +149,3 @@ def read_bytes(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def network_bytes(table: Path = Path("/proc/net/dev")) -> tuple[int, int]:
-    """Bytes received and sent by every interface but loopback; zeros where it cannot be read."""
-    down = up = 0
-    try:
-        lines = table.read_text().splitlines()[2:]
-    except OSError:
-        return 0, 0
-    for line in lines:
-        name, _, rest = line.partition(":")
-        numbers = rest.split()
-        if name.strip() != "lo" and len(numbers) >= 9 and numbers[0].isdigit() and numbers[8].isdigit():
-            down += int(numbers[0])
-            up += int(numbers[8])
-    return down, up

@@ -7,6 +7,7 @@ Standard library only, syntax of Python 3.9.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -49,24 +50,28 @@ class Api:
         self._id = instance_id
         self._key = key
         self._timeout = timeout_s
-        local = urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+        try:
+            local = urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+        except ValueError:
+            local = False  # an address that is none: the first call says so
         # a proxy in the environment is honoured, but never for a server on this very machine
         self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
 
     def _call(self, method: str, body: Mapping[str, Any] | None, query: str = "") -> tuple[int, Any, str]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": "Bearer " + self._key, "Content-Type": "application/json"}
-        request = urllib.request.Request(self._base + query, data=data, headers=headers, method=method)  # noqa: S310
         try:
+            request = urllib.request.Request(self._base + query, data=data, headers=headers, method=method)  # noqa: S310
             with self._opener.open(request, timeout=self._timeout) as answer:
                 status, raw = answer.status, answer.read(1 << 20)
         except urllib.error.HTTPError as error:
-            status, raw = error.code, error.read(1 << 16)
-        except (OSError, ValueError) as error:
+            status, raw = error.code, _rest(error)
+        # an answer that is cut off or is no HTTP at all is an error of http.client's own, not of the system
+        except (OSError, ValueError, http.client.HTTPException) as error:
             return 0, None, f"no answer ({type(error).__name__})"
         try:
             return status, json.loads(raw), f"HTTP {status}"
-        except ValueError:
+        except (ValueError, RecursionError):
             return status, None, f"HTTP {status}, not JSON"
 
     def prove(self) -> tuple[bool, str]:
@@ -87,6 +92,23 @@ class Api:
         """Release the GPU, keep the disk."""
         return self._yes(*self._call("PUT", {"state": "stopped"}))
 
+    def ended(self, what: str) -> bool | None:
+        """Whether the provider has done what it said yes to; None when it does not say.
+
+        After a destruction the key is unknown together with its instance; after a stop the row wants to be stopped.
+        """
+        status, document, _ = self._call("GET", None, "?owner=me")
+        if status in (401, 403, 404):
+            return True if what == "destroy" else None
+        if status != 200 or not isinstance(document, dict) or "instances" not in document:
+            return None
+        row = document["instances"]
+        if row is None:
+            return True
+        if not isinstance(row, dict):
+            return None
+        return what == "stop" and row.get("intended_status") in ("stopped", "exited")
+
     @staticmethod
     def _yes(status: int, document: Any, said: str) -> tuple[bool, str]:
         if status == 200 and isinstance(document, dict) and document.get("success") is True:
@@ -96,11 +118,18 @@ class Api:
         return False, said
 
 
+def _rest(error: urllib.error.HTTPError) -> bytes:
+    try:
+        return error.read(1 << 16)
+    except (OSError, ValueError, http.client.HTTPException):
+        return b""
+
+
 def api_from_environment(limits: Limits) -> Api | None:
     """The provider with this container's own key; None when the container has none, or belongs to another instance."""
     found = container_environment()
     key, container = found.get("CONTAINER_API_KEY"), found.get("CONTAINER_ID", "")
-    if not key or (container.isdigit() and int(container) != limits.instance_id):
+    if not key or not key.isprintable() or (container.isdigit() and int(container) != limits.instance_id):
         return None
     return Api(limits.url, limits.instance_id, key)
 

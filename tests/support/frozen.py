@@ -48,10 +48,10 @@ def run_name(limit: str) -> str:
 
 def tight(limit: str, limits: Limits, report: dict[str, object]) -> Limits:
     """One limit, a few seconds away by the guard's own count."""
-    now = replace(limits, period_s=0.5, linger_s=2.0)
-    elapsed, spent = float(report["elapsed_s"]), float(report["spent_usd"])  # type: ignore[arg-type]
+    spent = float(report["spent_usd"])  # type: ignore[arg-type]
+    now = replace(limits, period_s=0.5, linger_s=2.0, spent_usd=spent)
     if limit == "deadline":
-        return replace(now, deadline_s=elapsed + LIMIT_S)
+        return replace(now, deadline_s=LIMIT_S)
     if limit == "budget":
         return replace(now, budget_usd=spent + LIMIT_S / 3600 * limits.usd_per_h, reserve_usd=0.0)
     if limit == "idle":
