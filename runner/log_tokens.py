@@ -39,7 +39,17 @@ _DICT = re.compile(
 )
 _ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\^_=>])")
 _LEADING = re.compile(rb"(?:\x1b\[[0-9;?]*[@-~]|[ \x00])*+")
-_LABEL = re.compile(rb"(?:\[(?:default|rank)?\d+\]:? ?|\d{1,4}: )(?=\{['\"])")
+_COLOUR = rb"(?:\x1b\[[\d;]{0,12}m)?+"
+_CARRIERS = (
+    # what a log's carrier puts before each line: kubectl, docker and kubectl with timestamps, ts, compose, Ray
+    rb"(?:" + _COLOUR + rb"(?:\[pod/[^\]\s]{1,200}\] |"
+    rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:?\d\d) |"
+    rb"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d |"
+    rb"[\w.-]{1,64} +\| |"
+    rb"\([\w. -]{1,80} pid=\d{1,10}(?:, ip=[\d.]{7,15})?\)" + _COLOUR + rb" )" + _COLOUR + rb")"
+)
+_CARRIER = re.compile(_CARRIERS + rb"{1,3}+")
+_LABEL = re.compile(_CARRIERS + rb"{0,3}+(?:\[(?:default|rank)?\d+\]:? ?|\d{1,4}: )?(?=\{['\"])")
 _WIPED = re.compile(rb" {20,}+[^\x1b{]")
 _GLUED = re.compile(rb"[^\s:=(,\[{]\{'(?:loss|eval_\w+|train_runtime)': ")
 """A dict behind words that ended without a line feed; behind a blank it is part of somebody's sentence."""
@@ -203,6 +213,10 @@ class Scanner:
                 self._half = b""
                 self._sink.record(text)
                 return
+        if not framed and opening == _LF and text[0] not in b" {":
+            carrier = _CARRIER.match(text)
+            if carrier is not None:
+                text = text[carrier.end() :]
         if not framed and not text.strip(b" "):
             if (opening == _CR and closing == _CR) or (len(text) >= 20 and self._drawn_after == _LF):
                 self._sink.clear()

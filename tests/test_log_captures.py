@@ -68,12 +68,22 @@ def test_a_log_whose_beginning_is_gone_has_no_wrong_step(path):
         assert misplaced(read(data[cut:]), truth) == [], cut
 
 
+def carried(label):
+    """As a carrier of logs gives them out: its label before each line that has something in it."""
+    return lambda b: b"\n".join(label + line if line.strip() else line for line in b.split(b"\n"))
+
+
 VIEWERS = {
     "a collector that splits at carriage returns": lambda b: b.replace(b"\r\n", b"\n").replace(b"\r", b"\n"),
     "escape sequences stripped": lambda b: re.sub(rb"\x1b\[[0-9;]*[A-Za-z]", b"", b),
     "CRLF line ends": lambda b: re.sub(rb"(?<!\r)\n", b"\r\n", b),
     "dicts in colour": lambda b: b.replace(b"{'", b"\x1b[32m{'").replace(b"}\n", b"}\x1b[0m\n"),
     "blanks after each dict": lambda b: b.replace(b"}\n", b"}" + b" " * 200 + b"\n"),
+    "docker with timestamps": carried(b"2026-11-23T08:00:00.123456789Z "),
+    "kubectl with pod and timestamp": carried(b"[pod/train-0/main] 2026-11-23T08:00:00+01:00 "),
+    "compose in colour": carried(b"\x1b[36mtrainer-1  | \x1b[0m"),
+    "Ray": carried(b"\x1b[36m(train_loop pid=4711, ip=10.0.0.7)\x1b[0m "),
+    "ts": carried(b"Nov  3 08:00:00 "),
 }
 
 
@@ -83,7 +93,25 @@ VIEWERS = {
 )
 def test_other_viewers_bytes_read_the_same(name, change):
     data, truth = capture(name)
-    assert complaints(read(change(data)), truth) == []
+    data = change(data)
+    assert complaints(read(data), truth) == []
+    assert repr(read(data[:12000], 97)) == repr(read(data[:12000]))
+
+
+def test_a_crash_behind_a_carriers_labels_is_a_crash_with_its_reason():
+    data, truth = capture("5.23.0-pipe-crash")
+    plain = read(data)
+    for label in (b"2026-11-23T08:00:00Z ", b"[pod/a/b] ", b"(main pid=1) "):
+        history = read(carried(label)(data))
+        assert complaints(history, truth) == []
+        assert plain.end_reason
+        assert history.end_reason == plain.end_reason
+
+
+def test_a_collector_that_stamps_each_piece_between_carriage_returns_hides_nothing():
+    data, truth = capture("5.23.0-pipe")
+    stamped = carried(b"2026-11-23T08:00:00.5Z ")(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+    assert complaints(read(stamped), truth) == []
 
 
 NOISE = [
