@@ -155,10 +155,10 @@ class RemoteSource:
                 continue
             try:
                 pulled = copy.pull(max(0.05, until - self._clock()), timeout=_DEADLINE_S)
-            except NotFoundError:
+            except NotFoundError as error:
                 # the log of a run that has only just begun, or that was moved away: what is here stays
                 if copy is self._log and self._is_file:
-                    raise
+                    raise (self._gone() if copy.offset else error) from None
                 continue
             self._behind += pulled.behind
             now = self._answered()
@@ -179,6 +179,8 @@ class RemoteSource:
         try:
             info = self._host.stat(self._path, timeout=patience)
         except NotFoundError as error:
+            if self._folder is not None:
+                raise self._gone() from None
             known = self._trouble if isinstance(self._trouble, NotFoundError) else None
             raise known or NotFoundError(error.message, hint=self._nearby(patience)) from None
         self._rtt = self._clock() - began
@@ -196,6 +198,14 @@ class RemoteSource:
                 self._log = self._mirror(f"{self._path}/{chosen}")
         if rundir.METRICS in names and (self._metrics is None or not self._metrics.remote):
             self._metrics = self._mirror(f"{self._path}/{rundir.METRICS}")
+
+    def _gone(self) -> NotFoundError:
+        """What was there when it was looked at before."""
+        where = f"{self._path} on {self._host.name}"
+        return NotFoundError(
+            f"It is gone, deleted or moved while it was watched: {where}. What was read of it stays here.",
+            hint="It is read again when it is back.",
+        )
 
     def _nearby(self, patience: float) -> str:
         """What there is instead of a path that is not there: names in the nearest folder above it that exists."""

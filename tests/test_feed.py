@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,29 @@ def test_the_same_sentences_are_said_over_ssh(tmp_path: Path) -> None:
             assert feed.tick().link.word == "live"
             (box.home / path).parent.mkdir(exist_ok=True)
             feed.close()
+        # what was there, and is not any more, is said as such; what was read of it stays, and it may come back
+        (box.home / "gone").mkdir()
+        for name, watched in (("gone", "gone"), ("file.log", "file.log")):
+            log = box.home / name / "log.txt" if name == "gone" else box.home / name
+            log.write_bytes(TRAIN)
+            feed = RunFeed(f"box:{watched}", home=tmp_path, connect=lambda _: box.connect(tmp_path))
+            feed.settle(60)
+            (box.home / name).rename(box.home / "elsewhere")
+            state = ticked(feed, lambda s: s.problem is not None)
+            assert "It is gone, deleted or moved while it was watched" in state.reason
+            assert (state.state, state.link.word, len(state.history.train)) == ("unreachable", "live", 1)
+            (box.home / "elsewhere").rename(box.home / name)
+            assert len(ticked(feed, lambda s: s.problem is None).history.train) == 1
+            feed.close()
+
+
+def ticked(feed: RunFeed, wanted: Callable[[FeedState], bool]) -> FeedState:
+    """Tick until the state is as wanted."""
+    until = time.monotonic() + 90
+    while not wanted(state := feed.tick()):
+        assert time.monotonic() < until, state
+        time.sleep(0.05)
+    return state
 
 
 def test_a_path_that_is_not_there_names_what_is_nearest_over_ssh(tmp_path: Path) -> None:
