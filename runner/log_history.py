@@ -32,6 +32,8 @@ class Reading:
     traceback: str
     facts: Mapping[str, str]
     run_id: str | None
+    sets: str = ""
+    """What is to be said of several evaluation sets; empty with one."""
 
 
 def compose(reading: Reading, series: Series, bytes_read: int, *, binary: bool = False) -> RunHistory:
@@ -72,7 +74,7 @@ def compose(reading: Reading, series: Series, bytes_read: int, *, binary: bool =
         end_reason=reason,
         traceback=reading.traceback if reading.crashed else "",
         facts=dict(reading.facts),
-        warnings=tuple(_warnings(chain, evals)),
+        warnings=tuple(_warnings(chain, evals) + ([reading.sets] if reading.sets else [])),
         bytes_read=bytes_read,
     )
 

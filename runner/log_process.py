@@ -409,6 +409,17 @@ class Process:
         return self.total is None or step is None or step >= self.total
 
 
+def prints_again(process: Process, record: Record) -> bool:
+    """Whether a line without an event prints an evaluation once more: user code printing its metrics."""
+    if not record.is_eval or not process.evals:
+        return False
+    known = process.evals[-1].record
+    if process.end is not None and known.epoch == record.epoch:
+        return True
+    pairs = [(known.number(k), record.number(k)) for k in (b"eval_loss", b"eval_runtime", b"epoch")]
+    return all(a is not None and b is not None and f"{a:.3g}" == f"{b:.3g}" for a, b in pairs)
+
+
 def train_point(entry: Entry) -> TrainPoint | None:
     """A loss line as a point of the history; None for a line without a loss."""
     values = entry.record.values

@@ -15,8 +15,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from runner.log_history import Reading
-from runner.log_process import Entry, Process
-from runner.log_words import INTERESTING, RESUME_HINT, Record, Tracebacks, death_notice, fact, rate, seconds
+from runner.log_process import Entry, Process, prints_again
+from runner.log_words import (
+    INTERESTING,
+    RESUME_HINT,
+    EvalSets,
+    Record,
+    Tracebacks,
+    death_notice,
+    fact,
+    rate,
+    seconds,
+)
 from runner.rundir import parse_run_id
 from runner.thin import LIMIT
 
@@ -81,6 +91,7 @@ class TokenReader:
         self.tracebacks = Tracebacks()
         self.death = ""
         self.facts: dict[str, str] = {}
+        self.sets = EvalSets()
         self.run_id: str | None = None
         self._lines = 0
 
@@ -332,10 +343,11 @@ class TokenReader:
         if not record.is_trainers:
             self.text(raw)
             return
+        self.sets.place(record)
         self._last = _RECORD
         process = self._process_for(record)
         self._sync()
-        if process.event is None and self._repeats(process, record):
+        if process.event is None and prints_again(process, record):
             return
         process.confirmed = True
         entry = process.take(record)
@@ -365,18 +377,6 @@ class TokenReader:
             if process.first_epoch is None:
                 process.first_epoch = epoch
         return process
-
-    @staticmethod
-    def _repeats(process: Process, record: Record) -> bool:
-        """Whether a line without an event prints an evaluation once more: user code printing its metrics."""
-        if not record.is_eval or not process.evals:
-            return False
-        known = process.evals[-1].record
-        if process.end is not None and known.epoch == record.epoch:
-            return True
-        keys = (b"eval_loss", b"eval_runtime", b"epoch")
-        pairs = [(known.number(k), record.number(k)) for k in keys]
-        return all(a is not None and b is not None and f"{a:.3g}" == f"{b:.3g}" for a, b in pairs)
 
     def text(self, line: bytes) -> None:
         """Take a piece of text that is neither bar nor dict."""
@@ -442,4 +442,5 @@ class TokenReader:
             traceback=self.tracebacks.text(),
             facts=self.facts,
             run_id=self.run_id,
+            sets=self.sets.words(),
         )

@@ -74,6 +74,44 @@ class Record:
         return float(0.5 * 10.0 ** -max(2, decimals))
 
 
+class EvalSets:
+    """The sets of a run that evaluates several: its lines name them, `eval_<set>_loss`, and print no `eval_loss`.
+
+    One of them has to stand for the run in curve and verdict. The log does not say which one the trainer goes by, so
+    it is the first, and the history says so.
+    """
+
+    MOST = 64
+    _NAME = re.compile(rb"eval_(.{1,100})_loss")
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+
+    def place(self, record: Record) -> None:
+        """Let a line of the first set say `eval_loss` and `eval_runtime`; leave every other line as it is."""
+        values = record.values
+        if not record.is_eval or b"eval_loss" in values:
+            return
+        name = next((found.group(1) for found in map(self._NAME.fullmatch, values) if found), None)
+        if name is None:
+            return
+        if name not in self.names and len(self.names) < self.MOST:
+            self.names.append(name)
+        if name == self.names[0]:
+            for of in (b"loss", b"runtime"):
+                if b"eval_%b_%b" % (name, of) in values:
+                    values[b"eval_" + of] = values[b"eval_%b_%b" % (name, of)]
+
+    def words(self) -> str:
+        """What a person has to know of the choice; empty where there was none."""
+        if not self.names:
+            return ""
+        shown = self.names[0].decode("utf-8", "replace")
+        if len(self.names) == 1:
+            return f"the evaluations print no eval_loss: eval_{shown}_loss is shown for it"
+        return f"{len(self.names)} sets are evaluated: eval_{shown}_loss, the first, is shown as eval_loss"
+
+
 def to_number(text: bytes | None) -> float | None:
     """A printed number as a float (nan and inf are numbers), None when it is none."""
     if text is None:
