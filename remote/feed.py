@@ -83,13 +83,17 @@ class RunFeed:
         home: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         connect: Connect | None = None,
+        between: Callable[[], None] | None = None,
     ) -> None:
         """`home` is where mirrors live (default `remote.home.home()`); `clock` is monotonic, in seconds.
+
+        `between` is called between small pieces of a long reading; it may wait there for something more urgent.
 
         Raises UsageError for a text that is no target and NotFoundError for a name that no known run has.
         """
         self.target = resolve(parse_target(target) if isinstance(target, str) else target, home)
         self._clock = clock
+        self._between = between
         self._closed = threading.Event()
         self._read_s = _FIRST_READ_S
         self._source = self._open(home, connect)
@@ -164,9 +168,11 @@ class RunFeed:
             self._log = FileTail(files.log, LogReader)
         if files.metrics is not None and (self._metrics is None or self._metrics.path != files.metrics):
             self._metrics = FileTail(files.metrics, MetricsReader)
+        # at first somebody waits for this very reading
+        between = None if self._read_s == _FIRST_READ_S else self._between
         seconds, self._read_s = self._read_s, _READ_S
-        done = self._metrics is None or self._metrics.advance(seconds)
-        return (self._log is None or self._log.advance(seconds)) and done
+        done = self._metrics is None or self._metrics.advance(seconds, between)
+        return (self._log is None or self._log.advance(seconds, between)) and done
 
     def _history(self) -> RunHistory:
         """The exact history of metrics.jsonl with what only the log can say; the same object while nothing changed."""

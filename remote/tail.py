@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-_SLICE = 1 << 18
-"""Bytes between two looks at the clock: about 10 ms of parsing at 30 MB/s."""
+_SLICE = 1 << 16
+"""Bytes between two looks at the clock: about 2 ms of parsing at 30 MB/s."""
 _SEAM = 64
 """Bytes at the head, and before the offset, that must be the same for a file to be the same file."""
 
@@ -51,8 +51,11 @@ class FileTail(Generic[R]):
         """Bytes that are there and not read yet."""
         return max(0, self.size - self.offset)
 
-    def advance(self, seconds: float = 0.2) -> bool:
-        """Read for at most about `seconds`; True when the end was reached. A missing file is at its end."""
+    def advance(self, seconds: float = 0.2, between: Callable[[], None] | None = None) -> bool:
+        """Read for at most about `seconds`; True when the end was reached. A missing file is at its end.
+
+        `between` is called after each slice of a file that needs several: there others can have their turn.
+        """
         until = time.monotonic() + seconds
         try:
             info = os.stat(self.path)  # noqa: PTH116 - called four times a second for hours
@@ -76,6 +79,8 @@ class FileTail(Generic[R]):
                 self._seam = (self._seam + data)[-_SEAM:]
                 if time.monotonic() >= until:
                     break
+                if between is not None and len(data) == _SLICE:
+                    between()
         self._seen = (info.st_ino, info.st_size, info.st_mtime_ns)
         self.size = max(self.size, self.offset)
         return self.offset >= self.size

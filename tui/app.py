@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +26,7 @@ from tui.keys import KEYS, bindings
 from tui.session import Session, WatchPlan
 from tui.themes import DEFAULT_THEME, THEMES, palette_of
 
+from tui.turns import ScreenFirst
 if TYPE_CHECKING:
     from tui.alerts import Event
     from tui.axes import Marker
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 PALETTE_ROOM = (40, 10)
 """Columns and rows that the palette needs."""
 
+SWITCH_S = 0.001
+"""Seconds that a thread which computes keeps the screen waiting; five times that, as Python begins with, adds up."""
 
 @dataclass
 class SnapshotArrived(Message):
@@ -155,6 +160,8 @@ class TunewatchApp(App[None]):
         self.theme_changed_signal.subscribe(self, lambda theme: self.session.layout.keep_theme(theme.name))
         self.notices.begin()
         self.session.start(self._post_snapshot)
+        sys.setswitchinterval(SWITCH_S)
+        self.session.between = ScreenFirst(asyncio.get_running_loop())
         self._watch_rentals()
         self._watch_prices()
         self._sit()

@@ -43,6 +43,8 @@ class Watch:
     """Whether a person looks at this run, True, or at another one, False; None where nobody said."""
     looked: float = float("-inf")
     """When it was last read, monotonic seconds."""
+    between: Callable[[], None] | None = None
+    """Called before a piece of work that cannot be cut: it waits while the screen has something to do."""
     _feed: Feed | None = None
 
     @property
@@ -82,6 +84,8 @@ class Watch:
             if self.behind and self.last is not None and now - self.last.at < CATCHING_UP_S:
                 return None
             path = Path(read.log_path) if read.log_path else None
+            if self.between is not None and self.last is not None:
+                self.between()
             snapshot = self.maker.make(read, at=now, tail=self.tail.read(path), forecast=not first)
             self.behind = self.behind or first
         except (TunewatchError, OSError) as error:

@@ -59,6 +59,8 @@ class Session:
     """Whether what is shown is a recording: it does not go on when the screen is left."""
     notice: str = ""
     """A sentence for the first screen."""
+    between: Callable[[], None] | None = None
+    """Called by the threads that read, between small pieces of work: it waits while the screen has something to do."""
     layout: Layout = field(default_factory=Layout)
     """How the screens were left."""
     _pollers: dict[str, HostPoller] = field(default_factory=dict)
@@ -156,7 +158,7 @@ class Session:
                 return make_feed(plan.target)
             from remote.feed import RunFeed
 
-            return RunFeed(target)
+            return RunFeed(target, between=self.between)
 
         local = target.kind == "local"
         dph = plan.dph if plan.dph is not None else (0.0 if local else _price_of(target.instance_id))
@@ -172,7 +174,7 @@ class Session:
             self._book() if self.make_feed is None and not self.recorded else None,
         )
         host = THIS_MACHINE if local else f"{target.kind} {target.host or target.instance_id or ''}"
-        return host, Watch(open_feed, maker)
+        return host, Watch(open_feed, maker, between=self.between)
 
     def _book(self) -> Calibrating:
         """The bets of all runs, one book for the session."""
