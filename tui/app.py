@@ -25,8 +25,8 @@ from runner.errors import TunewatchError
 from tui.keys import KEYS, bindings
 from tui.session import Session, WatchPlan
 from tui.themes import DEFAULT_THEME, THEMES, palette_of
-
 from tui.turns import ScreenFirst
+
 if TYPE_CHECKING:
     from tui.alerts import Event
     from tui.axes import Marker
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 PALETTE_ROOM = (40, 10)
 """Columns and rows that the palette needs."""
-
 SWITCH_S = 0.001
 """Seconds that a thread which computes keeps the screen waiting; five times that, as Python begins with, adds up."""
+
 
 @dataclass
 class SnapshotArrived(Message):
@@ -159,9 +159,9 @@ class TunewatchApp(App[None]):
         gc.enable()
         self.theme_changed_signal.subscribe(self, lambda theme: self.session.layout.keep_theme(theme.name))
         self.notices.begin()
-        self.session.start(self._post_snapshot)
         sys.setswitchinterval(SWITCH_S)
         self.session.between = ScreenFirst(asyncio.get_running_loop())
+        self.session.start(self._post_snapshot)
         self._watch_rentals()
         self._watch_prices()
         self._sit()
