@@ -34,6 +34,7 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     "launch.python": Setting("python3", "Interpreter on a box to build on: the one that has torch."),
     "launch.grace": Setting(60.0, "Seconds from the request to stop to the kill."),
+    "kill.proof": Setting(180.0, "Seconds to look for the proof that a box is gone before it is called unconfirmed."),
     "watch.front": Setting(1.0, "Seconds between two looks at the run in front."),
     "watch.background": Setting(10.0, "Seconds between two looks at the runs behind it."),
     "recover.auto": Setting(False, "Replace a box that is lost, and go on from the newest checkpoint, without asking."),

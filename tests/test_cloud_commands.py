@@ -140,17 +140,11 @@ def test_unconfirmed_is_exit_code_7_and_says_that_it_may_still_bill(tunewatch: T
     assert left.returncode == 0, "the journal knows it"
     liar = faults.json_fault("says yes, does nothing", 200, {"success": True})
     tunewatch.fake.faults.add("destroy", liar, times=1000)
-    # one look of the kill is enough to see that the box stays listed; its patience is cut for the test
-    code = (
-        "import remote.destroy as d, tui.cli as c; k = d.destroy; "
-        "import remote.kill as m; m.destroy = lambda *a, **o: k(*a, **{**o, 'for_s': 6.0}); "
-        f"c.main(['kill', '{made}', '--yes', '--json'])"
-    )
-    env = {
-        **os.environ, "NO_PROXY": "127.0.0.1", "TUNEWATCH_HOME": str(tunewatch.laptop.home),
-        "TUNEWATCH_VAST_URL": tunewatch.fake.url, "VAST_API_KEY": tunewatch.fake.world.account_key,
-    }  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    # two looks of the kill are enough to see that the box stays listed
+    settings = tunewatch.laptop.home / "settings.toml"
+    settings.write_text("[kill]\nproof = 3\n")
+    done = tunewatch("kill", str(made), "--yes", "--json")
+    settings.unlink()
     tunewatch.fake.faults.clear()
     assert done.returncode == 7
     assert json.loads(done.stdout)["state"] == "unconfirmed"

@@ -162,7 +162,9 @@ async def test_a_run_is_stopped_by_mouse_and_a_kill_that_is_not_proved_says_in_r
         await pilot.click("#cancel")
         await until(lambda: isinstance(app.screen, LiveScreen), pilot)
         await until(lambda: app.screen.snapshot.state == "stopped", pilot, LONG)
-        # the provider takes the request and the box does not go
+        # the provider takes the request and the box does not go; this laptop was told not to look for long
+        settings = laptop.home / "settings.toml"
+        settings.write_text("[kill]\nproof = 6\n")
         world.faults.add("destroy", faults.HTML_OK, times=50)
         await pilot.press("K")
         await name_typed_back(pilot)
@@ -175,6 +177,7 @@ async def test_a_run_is_stopped_by_mouse_and_a_kill_that_is_not_proved_says_in_r
         await pilot.click("#cancel")
         await until(lambda: isinstance(app.screen, LiveScreen), pilot)
         # and once more, when the provider is well again
+        settings.unlink()
         world.faults.clear()
         await pilot.press("K")
         await name_typed_back(pilot)

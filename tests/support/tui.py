@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from textual import events
+from textual.keys import _get_unicode_name_from_key
 
 from remote.market import load_offers
 from runner.autostop import StopRule
@@ -147,6 +151,17 @@ def app_with(*snapshots: RunSnapshot, open_first: bool = True, **options: Any) -
     for one in snapshots:
         app.snapshots[one.target] = one
     return app
+
+
+async def strike(key: str, pilot: Any) -> None:
+    """A key as a fast typist gives it: handed to the program and handled, without `press`'s waits until the process is
+    idle and every animation has ended (0.1 s a key and more). For tests that type a lot."""
+    try:
+        character = unicodedata.lookup(_get_unicode_name_from_key(key))
+    except KeyError:
+        character = key if len(key) == 1 else None
+    pilot.app.post_message(events.Key(key, character))
+    await pilot.pause(0)
 
 
 async def until(condition: Callable[[], object], pilot: Any, seconds: float = 120.0) -> None:

@@ -26,10 +26,12 @@ def command(run_or_instance: str, now: bool, timeout: float | None, yes: bool, a
     from remote.kill import kill, name_victim
     from remote.money import bill
     from remote.provider import is_own, upper
+    from remote.settings import load_settings
     from runner.errors import Exit
     from tui.cloud import dollars, open_desk
 
     refuse_if_read_only("destroying a box")
+    proof_s = load_settings().number("kill.proof")
     with open_desk(say_step) as desk:
         victim = name_victim(desk.journal, run_or_instance)
         own, called = is_own(victim.instance_id), desk.called(victim.instance_id)
@@ -38,7 +40,9 @@ def command(run_or_instance: str, now: bool, timeout: float | None, yes: bool, a
         if own:
             what = f"The run on {called} ({run}) will be ended and the host given back; nothing on it is deleted."
         confirm_by_name(run_or_instance if own else str(victim.instance_id), what, yes=yes, as_json=as_json)
-        result = kill(desk, victim, open_pair=opener(desk.journal.home), checkpoint=not now, grace_s=timeout)
+        result = kill(
+            desk, victim, open_pair=opener(desk.journal.home), checkpoint=not now, for_s=proof_s, grace_s=timeout
+        )
         cost = bill(desk.journal, victim.instance_id)
     if as_json:
         emit_json({**result.to_json(), "bill": cost.to_json()})
