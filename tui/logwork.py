@@ -16,8 +16,11 @@ from runner.errors import NotFoundError
 from tui.logindex import Change, LogIndex
 from tui.logscan import Filter, Search, StepLine, StepSearch
 
-LOOK_S = 0.05
-"""Seconds between two looks at the file's size: what a person takes for at once, and one call of the system."""
+LOOK_S = 0.01
+"""Seconds between two looks at the size of a file that is watched closely: three calls of the system."""
+CALM_S = 0.05
+"""Seconds between them when for `LIVELY_S` nothing was written and nothing was asked."""
+LIVELY_S = 60.0
 REPORT_S = 0.05
 TURN_S = 0.008
 """Seconds of work after which the interpreter is left to the screen for a moment."""
@@ -81,34 +84,42 @@ class LogWork(threading.Thread):
 
     def run(self) -> None:
         """Work until told to stop."""
-        looked, rested, busy = -LOOK_S, 0.0, False
-        seen = Change.NONE
+        looked, rested, busy, pace, stirred = -LOOK_S, 0.0, False, LOOK_S, time.monotonic()
+        seen, grown = Change.NONE, False
         while not self._ending.is_set():
             now, was_busy = time.monotonic(), busy
             asked = self._wake.is_set()
             self._wake.clear()
             change = Change.NONE
-            if asked or now - looked >= LOOK_S:
+            if asked or now - looked >= pace:
                 looked, change = now, self._look()
                 # a file that stays away is told once, and its return (as the same file) is news again
                 asked = asked or (change is Change.MISSING) != (seen is Change.MISSING)
                 seen = change
             busy = self._slice()
-            if asked or change in (Change.GREW, Change.RESTARTED) or (was_busy and not busy) or self._due(busy, now):
+            if asked or busy or change in (Change.GREW, Change.RESTARTED):
+                stirred = now
+            pace = LOOK_S if now - stirred < LIVELY_S else CALM_S
+            grown = grown or change is Change.GREW
+            done = was_busy and not busy
+            if asked or change is Change.RESTARTED or done or self._due(busy or grown, now):
                 self._told = now
+                if grown and change is Change.NONE:
+                    change = Change.GREW
+                grown = False
                 gone = Change.MISSING if seen is Change.MISSING else change
                 self._post(Report(gone, busy, trouble="" if self._opened else self._trouble))
             if not busy:
-                self._wake.wait(LOOK_S)
+                self._wake.wait(pace)
             elif time.monotonic() - rested > TURN_S:
                 # letting go of the interpreter's lock without sleeping would take it back before the screen woke up
                 time.sleep(REST_S)
                 rested = time.monotonic()
         self.index.close()
 
-    def _due(self, busy: bool, now: float) -> bool:
-        """Whether it is time to tell how far the work is; an idle log tells nothing, and costs nothing."""
-        return busy and now - self._told >= REPORT_S
+    def _due(self, news: bool, now: float) -> bool:
+        """Whether it is time to tell how far work and file are; an idle log tells nothing, and costs nothing."""
+        return news and now - self._told >= REPORT_S
 
     def _look(self) -> Change:
         if self._opened:
