@@ -11,6 +11,7 @@
     disk       the disk of the box fills
     warning    a sentence of the reader of log or link
     billing    something about what is rented: past its limit, ended, a guard that fails (told by tui.rental_alerts)
+    moved      a run whose box was lost goes on elsewhere
 
 Rules of this file: what *happened* is told when it is seen to happen, never at the first look at a run, which shows old
 news; what *is* wrong now (link, budget, idle, disk) is told at the first look too. Nothing is told twice: a trouble is
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Severity = Literal["information", "warning", "error"]
 Kind = Literal[
     "fired", "best", "nan", "crashed", "finished", "stopped", "state",
-    "link", "budget", "upload", "idle", "disk", "warning", "billing",
+    "link", "budget", "upload", "idle", "disk", "warning", "billing", "moved",
 ]  # fmt: skip
 
 LINK_S = 120.0

@@ -18,6 +18,7 @@ from textual.binding import BindingType
 from textual.command import CommandPalette
 from textual.events import Resize
 from textual.message import Message
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.signal import Signal
 
@@ -242,8 +243,24 @@ class TunewatchApp(App[None]):
     def show_rental(self, rental: RentalSnapshot) -> None:
         """Tell what is new about what is rented, and hand it to the top line of every screen."""
         self.rental = rental
-        self.notices.take_rental(rental)
+        told = self.notices.take_rental(rental)
         self.rental_changed.publish(rental)
+        for event in told:
+            if event.kind == "moved":
+                self._follow(event.target)
+
+    def _follow(self, run: str) -> None:
+        """A run whose box was lost goes on elsewhere: who looks at it goes on looking, at the new box."""
+        from tui.screens.live import LiveScreen
+
+        screen = self.screen
+        if not isinstance(screen, LiveScreen) or run not in (screen.target, screen.snapshot and screen.snapshot.name):
+            return
+        for old in (screen.target, run):
+            self.session.forget(old)
+            self.snapshots.pop(old, None)
+        self.pop_screen()
+        self.open_run(WatchPlan(run))
 
     def open_run(self, plan: WatchPlan) -> None:
         """Show a run, and begin to watch it if nobody does yet."""
@@ -270,8 +287,10 @@ class TunewatchApp(App[None]):
             self._notices.end()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Every action of the key table, by name, beside Textual's own."""
-        yield from super().get_system_commands(screen)
+        """Every action of the key table, by name, beside those of Textual's own that the table has not."""
+        for command in super().get_system_commands(screen):
+            if command.title in ("Theme", "Screenshot"):
+                yield command
         place = getattr(screen, "place", "live")
         for key in KEYS:
             if key.place in ("everywhere", place) and key.action != "command_palette":
@@ -353,6 +372,18 @@ class TunewatchApp(App[None]):
             self.notify("renting is refused: tunewatch is read-only here.", severity="warning")
         else:
             self.push_screen(LaunchScreen())
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Show a toast, as it is written: what a run, a box or a file is called may look like markup."""
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=False)
 
     def action_next_theme(self) -> None:
         """Our three themes in turn."""

@@ -32,6 +32,8 @@ from tui.snapshot import QuoteRow, RunSnapshot
 _LOOK_S = 0.05
 """Seconds between two looks at what a command says."""
 _KEPT_S = 7 * 86400.0
+COMPLAINT = "tunewatch: "
+"""How the sentence of an error begins among the lines that a command says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +122,10 @@ def _end_of(code: int, said: Sequence[str], document: dict[str, Any]) -> DeedEnd
 
 def _complaint(said: Sequence[str]) -> str:
     """The sentence of the error with what to do about it; the last line where there is no such sentence."""
-    starts = [number for number, line in enumerate(said) if line.startswith("tunewatch: ")]
+    starts = [number for number, line in enumerate(said) if line.startswith(COMPLAINT)]
     if not starts:
         return said[-1].strip() if said else ""
-    return " ".join(line.strip() for line in said[starts[-1] :]).removeprefix("tunewatch: ")
+    return " ".join(line.strip() for line in said[starts[-1] :]).removeprefix(COMPLAINT)
 
 
 def _step_of(line: str) -> DeedStep | None:

@@ -66,17 +66,17 @@ KEYS: tuple[Key, ...] = (
     Key("question_mark,f1", "help", "Help", "All keys", shown=True, caps="?"),
     Key("ctrl+p", "command_palette", "Palette", "Every action by name", caps="Ctrl+P"),
     Key("escape", "back", "Back", "One layer out"),
-    Key("R", "show_runs", "Runs", "The list of runs"),
-    Key("o", "show_offers", "Offers", "The market with a quote for every offer"),
-    Key("e", "show_events", "Events", "What happened: stops, best values, faults of the link"),
+    Key("R", "show_runs", "Runs", "The list of runs", shown=True),
+    Key("o", "show_offers", "Offers", "The market with a quote for every offer", shown=True),
+    Key("e", "show_events", "Events", "What happened: stops, best values, faults of the link", shown=True),
     Key("T", "next_theme", "Theme", "Next theme"),
-    Key("1", "pane('loss')", "Loss", "Training loss", "live", caps="1 … 7"),
-    Key("2", "pane('eval')", "Eval", "Eval loss", "live", caps="2"),
-    Key("3", "pane('speed')", "s/step", "Seconds per step", "live", caps="3"),
-    Key("4", "pane('stop')", "Auto-stop", "The rule, its state and every eval", "live", caps="4"),
-    Key("5", "pane('quotes')", "Quotes", "Finish time and bill on each offer", "live", caps="5"),
-    Key("6", "pane('tail')", "Log tail", "The end of the log", "live", caps="6"),
-    Key("7", "pane('box')", "Box", "GPU, memory, disk and network of the box", "live", caps="7"),
+    Key("1", "pane('loss')", "Loss", "Training loss", "live"),
+    Key("2", "pane('eval')", "Eval", "Eval loss", "live"),
+    Key("3", "pane('speed')", "s/step", "Seconds per step", "live"),
+    Key("4", "pane('stop')", "Auto-stop", "The rule, its state and every eval", "live"),
+    Key("5", "pane('quotes')", "Quotes", "Finish time and bill on each offer", "live"),
+    Key("6", "pane('tail')", "Log tail", "The end of the log", "live"),
+    Key("7", "pane('box')", "Box", "GPU, memory, disk and network of the box", "live"),
     Key("z", "solo", "Maximise", "One pane alone, or all of them", "live", shown=True),
     Key("left,h", "cursor(-1)", "Cursor", "Cursor to the left on all charts", "live", caps="← h"),
     Key("right,l", "cursor(1)", "Cursor", "Cursor to the right on all charts", "live", caps="→ l"),
@@ -89,16 +89,16 @@ KEYS: tuple[Key, ...] = (
     Key("left_square_bracket", "smooth(-1)", "Rougher", "Less smoothing", "live", caps="["),
     Key("x", "x_mode", "x axis", "x as step, time, logarithm, tokens", "live", shown=True),
     Key("y", "log_y", "log y", "Logarithmic y axis of the pane", "live"),
-    Key("w", "what_if", "What-if", "Try another rule on this run at once", "live", shown=True),
+    Key("w", "what_if", "What-if", "Try another rule on this run; Apply asks the run for it", "live", shown=True),
     Key("r", "results", "Results", "Stages of the study and what the mask cost", "live"),
     Key("g", "box", "Box", "All that was measured of the box", "live"),
     Key("L", "logs", "Log", "The whole log: search, filter, follow", "live", shown=True),
     Key("C", "copy_summary", "Copy", "Copy a summary of the run", "live"),
     Key("E", "export", "Export", "Save SVG, PNG, CSV and a page of Markdown", "live"),
     Key("exclamation_mark", "shell", "Shell", "A shell where the run is (ssh, tmux), and back", "live", caps="!"),
-    Key("S", "stop_run", "Stop", "Stop training with a checkpoint; asks first", "live", deed=True),
-    Key("K", "kill_run", "Kill", "Stop and destroy the box; the name has to be typed", "live", deed=True),
-    Key("M", "migrate_run", "Migrate", "Move the run to another offer; the name has to be typed", "live", deed=True),
+    Key("S", "stop_run", "Stop", "Stop training with a checkpoint; asks first", "live", shown=True, deed=True),
+    Key("M", "migrate_run", "Migrate", "Move to another offer; the name is asked for", "live", shown=True, deed=True),
+    Key("K", "kill_run", "Kill", "Stop and destroy the box; the name is asked for", "live", shown=True, deed=True),
     Key("n", "app.launch", "Launch", "Rent a box for a new run, page by page; asks first", "live", deed=True),
     Key("slash", "search", "Search", "Search with a regular expression", "logs", shown=True, caps="/"),
     Key("n", "next_hit(1)", "Next", "Next hit", "logs", shown=True),
@@ -142,7 +142,7 @@ def bindings(place: str, actions: Container[str] | None = None) -> list[BindingT
 
 
 def _display(key: Key) -> str:
-    return "1-7" if key.caps == "1 … 7" else key.label().split(" ")[0]
+    return key.label().split(" ")[0]
 
 
 def groups(places: Iterable[str] = tuple(PLACES)) -> list[tuple[str, list[Key]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from runner.errors import TunewatchError
@@ -12,8 +13,13 @@ from tui.rental_view import RentalSnapshot
 from tui.snapshot import RunSnapshot
 
 if TYPE_CHECKING:
+    from textual.notifications import Notification
+
     from tui.announce import Courier
     from tui.app import TunewatchApp
+
+SUPERSEDED = ("best", "link", "budget", "disk")
+"""Kinds of which only the newest is true."""
 
 
 class Notices:
@@ -27,6 +33,8 @@ class Notices:
         self._rentals = RentalAlerts()
         self._courier: Courier | None = None
         self._title = ""
+        self._toasts: dict[tuple[str, str], Notification] = {}
+        """The newest of each kind for each run."""
 
     def begin(self) -> None:
         """A thread for webhook and ntfy where the environment names one; the terminal keeps its title for later."""
@@ -57,15 +65,17 @@ class Notices:
                 self._title = title
                 self._to_terminal(title)
 
-    def take_rental(self, rental: RentalSnapshot) -> None:
-        """Tell what is new about what is rented."""
-        for event in self._rentals.take(rental):
+    def take_rental(self, rental: RentalSnapshot) -> list[Event]:
+        """Tell what is new about what is rented, and return it."""
+        told = self._rentals.take(rental, time.monotonic())
+        for event in told:
             self._tell(event)
+        return told
 
     def _tell(self, event: Event) -> None:
         self.events.append(event)
         if event.volume >= Volume.TOAST:
-            self._app.notify(event.text, title=event.title, severity=event.severity, timeout=8)
+            self._toast(event)
         if event.volume >= Volume.BELL:
             from tui.announce import desktop_notice
 
@@ -73,6 +83,17 @@ class Notices:
             self._to_terminal(desktop_notice(event, os.environ))
         if self._courier is not None:
             self._courier.send(event)
+
+    def _toast(self, event: Event) -> None:
+        """Show it; what it makes old news is taken away, so that a fast run does not pile up its best values."""
+        from textual.notifications import Notification, Notify
+
+        old = self._toasts.pop((event.target, event.kind), None)
+        if old is not None and event.kind in SUPERSEDED and old in self._app._notifications:
+            self._app._unnotify(old, refresh=False)
+        toast = Notification(event.text, event.title, event.severity, 8.0, markup=False)
+        self._toasts[event.target, event.kind] = toast
+        self._app.post_message(Notify(toast))
 
     def end(self) -> None:
         """Give the terminal its title back; let what waits be sent."""

@@ -94,14 +94,15 @@ def cells(
     """The cells of a row, one for each of `titles(limits)`; dim where a limit will probably be missed."""
     asked = limits or {}
     out = _plain_cells(row, stay, most, colours, on_front)
-    out[2:2] = [Text(_percent(chance(row, name)), justify="right") for name in asked]
+    out[2:2] = [Text(percent(chance(row, name)), justify="right") for name in asked]
     if over(row, asked):
         for cell in out:
             cell.stylize("dim")
     return out
 
 
-def _percent(p: float | None) -> str:
+def percent(p: float | None) -> str:
+    """A probability for people: what is not certain is never 0 or 100."""
     return "–" if p is None else "<1%" if 0 < p < 0.01 else ">99%" if 0.99 < p < 1 else f"{p:.0%}"
 
 

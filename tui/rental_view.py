@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SILENT_S = 60.0
 """An answer older than this is said to be old."""
 
+MOVED = "recovery done "
+"""Begins the key of the alarm that a lost run goes on elsewhere; its name follows."""
+
 Severity = Literal["information", "warning", "error"]
 
 

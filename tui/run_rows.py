@@ -31,6 +31,11 @@ class RunRow(NamedTuple):
     """The GPU of its box as the provider names it; empty for a run on no rented box."""
 
     @property
+    def rented(self) -> bool:
+        """Whether it is on a box of the provider."""
+        return self.instance_id is not None or self.target.startswith("vast:")
+
+    @property
     def gpu(self) -> str:
         """Its GPUs with their use, as measured; else the name of the rented one."""
         from tui.widgets.box_text import gpu_cell

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from tui import words
 from tui.axes import ChartSpec, Role, Series
@@ -19,6 +19,7 @@ from tui.screens.chart_keys import ChartKeys
 from tui.snapshot import RunSnapshot
 from tui.widgets.billing import Head
 from tui.widgets.chart_pane import ChartPane
+from tui.widgets.key_line import KeyLine
 
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
@@ -48,7 +49,7 @@ class CompareScreen(ChartKeys):
         yield Static("", id="legend", markup=False)
         yield ChartPane(id="eval")
         yield ChartPane(id="loss")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine(id="keys")
 
     def on_mount(self) -> None:
         """Draw once; snapshots redraw."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -21,7 +22,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
 from remote.deeds import DeedStep
-from tui.deeds import Deed, DeedEnd, Told, run_deed
+from tui.deeds import COMPLAINT, Deed, DeedEnd, Told, run_deed
 
 if TYPE_CHECKING:
     from tui.app import TunewatchApp
@@ -67,6 +68,17 @@ class Phases:
                     self.rows[number] = (told, began)
                     return
         self.rows.append((told, now))
+
+    def over(self, text: str) -> None:
+        """The deed has ended with these words: what says the same among the phases is said once, at the end."""
+        starts = [n for n, (row, _) in enumerate(self.rows) if isinstance(row, str) and row.startswith(COMPLAINT)]
+        if starts and all(isinstance(row, str) for row, _ in self.rows[starts[-1] :]):
+            told = " ".join(row.strip() for row, _ in self.rows[starts[-1] :] if isinstance(row, str))
+            if told.removeprefix(COMPLAINT) in text:
+                del self.rows[starts[-1] :]
+        for number, (row, at) in enumerate(self.rows):
+            if isinstance(row, DeedStep) and row.ok is False and row.detail and row.detail.rstrip(".") in text:
+                self.rows[number] = (replace(row, detail=""), at)
 
     def render(self, now: float, colours: dict[str, str]) -> Text:
         """One line for each; told apart by their marks, not by colour alone."""
@@ -217,6 +229,7 @@ class DeedScreen(ModalScreen[None]):
         self.end = end
         app = cast("TunewatchApp", self.app)
         severity: SeverityLevel = "information" if end.ok else "error"
+        self.phases.over(end.text)
         if not self.is_attached:
             app.notify(end.text, title=self.deed.title, severity=severity, timeout=30)
             return

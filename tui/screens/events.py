@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
 
 from tui.alerts import Event
 from tui.snapshot import RunSnapshot
@@ -28,6 +29,7 @@ class EventsScreen(ModalScreen[Event | None]):
         border: round $border; background: $surface; padding: 0 1;
         border-title-color: $foreground; border-subtitle-color: $text-muted;
     }
+    EventsScreen #whole { width: 1fr; height: auto; max-height: 6; border-top: solid $border-blurred; }
     EventsScreen EventList, EventsScreen EventList:focus { border: none; background: transparent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,e,q", "dismiss", "Close")]
@@ -38,6 +40,7 @@ class EventsScreen(ModalScreen[Event | None]):
             box.border_title = "events"
             box.border_subtitle = "Enter goes there, Esc closes"
             yield EventList()
+            yield Static(id="whole", markup=False)
 
     def on_mount(self) -> None:
         """Show what there is."""
@@ -53,6 +56,15 @@ class EventsScreen(ModalScreen[Event | None]):
         shown = self.query_one(EventList)
         if len(events) != len(shown.events):
             shown.show(events)
+
+    @on(OptionList.OptionHighlighted)
+    def _pointed(self, event: OptionList.OptionHighlighted) -> None:
+        """The whole sentence of the one under the cursor: a line has no room for it."""
+        shown = self.query_one(EventList).events
+        one = shown[event.option_index] if event.option_index < len(shown) else None
+        whole = self.query_one("#whole", Static)
+        whole.display = one is not None and self.size.height >= 20
+        whole.update(one.text if one is not None else "")
 
     @on(EventList.Opened)
     def _opened(self, message: EventList.Opened) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from rich.text import Text
 from textual import on
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -32,6 +33,18 @@ class FilterLine(Input):
         """Show everything again."""
         self.value = ""
         await self.action_submit()
+
+
+class OpenTable(DataTable[Text]):
+    """The list; Enter on a row is told among the keys, which Textual's own table keeps to itself."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "Open", key_display="Enter")]
+
+
+class RentTable(DataTable[Text]):
+    """The same, where Enter leads to renting."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "Rent", key_display="Enter")]
 
 
 class Filtering(Screen[None]):

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
-from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from tui import words
 from tui.keys import bindings
 from tui.market import STALE_S, Limits, Quoted, bare_row, parse_budget, parse_deadline
 from tui.offer_rows import SORTS, cells, front, offer_fields, titles
-from tui.screens.filtering import Filtering, FilterLine
+from tui.screens.filtering import Filtering, FilterLine, RentTable
 from tui.snapshot import QuoteRow, RunSnapshot
 from tui.widgets.billing import Head
+from tui.widgets.key_line import KeyLine
+from tui.widgets.limit_line import HINTS, LimitLine, slider, stepped
+from tui.widgets.offer_detail import detail
 
 if TYPE_CHECKING:
     from estimator.offer import Offer
@@ -31,16 +34,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ROOM = 18
+"""Rows of the terminal from which on an offer is told in full below the table."""
 SHOWN = 100
 """Rows; a table of more is slow to fill and nobody reads it: the filter narrows it."""
 AGAIN_STEPS = 20
 """Training steps after which the quotes of a live list are made anew."""
-HINTS = {
-    "budget": "USD to stay under from now on, for example 5; empty: no budget",
-    "deadline": "time to be done in, 10h or an ISO time; empty: no deadline",
-}
-
-
 _ANY = QuoteRow("", "", 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 """Stands for any offer, to ask what fields there are."""
 
@@ -50,17 +49,6 @@ class Back(Message):
     """A thread is done; what follows is the screen's."""
 
     then: Callable[[], None]
-
-
-class LineInput(Input):
-    """One line that Esc puts away."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "put_away", "Cancel", show=False)]
-
-    def action_put_away(self) -> None:
-        """Close it, and give the table the keys again."""
-        self.remove_class("-open")
-        self.screen.query_one(DataTable).focus()
 
 
 class OffersScreen(Filtering):
@@ -99,13 +87,14 @@ class OffersScreen(Filtering):
         """One table."""
         yield Head()
         yield FilterLine("gpu:H100 price<1 vram>=40")
-        yield LineInput(id="limit")
+        yield LimitLine(id="limit")
         yield Static("", id="trouble", markup=False)
-        table: DataTable[Text] = DataTable(cursor_type="row", zebra_stripes=False, fixed_columns=1)
+        table = RentTable(cursor_type="row", zebra_stripes=False, fixed_columns=1)
         for key, title in titles({}):
             table.add_column(title, key=key)
         yield table
-        yield Footer(compact=True, show_command_palette=False)
+        yield Static(id="detail", markup=False)
+        yield KeyLine(id="keys")
 
     def on_mount(self) -> None:
         """Show the quotes that are known; ask the market where there is a key and the last list is not fresh."""
@@ -268,6 +257,17 @@ class OffersScreen(Filtering):
             table.move_cursor(row=keys.index(before) if before in keys else min(at, len(keys) - 1))
         self._count = f"{min(len(shown), SHOWN)} of {len(rows)} offers"
         self._head()
+        self._detail()
+
+    @on(DataTable.RowHighlighted)
+    def _detail(self) -> None:
+        """All of the offer under the cursor, below the table."""
+        chosen, stay = self._chosen(), self._stay()
+        row = stay if chosen == "stay" else next((r for r in self._rows() if r.offer_id == chosen), None)
+        shown = self.query_one("#detail", Static)
+        shown.display = row is not None and self.size.height >= ROOM
+        if row is not None:
+            shown.update(detail(row, stay, self._asked_limits(), self.control.theme_variables))
 
     def _head(self) -> None:
         """What is shown, of which market, and how old it is."""
@@ -349,14 +349,32 @@ class OffersScreen(Filtering):
 
     def action_limit(self, which: str) -> None:
         """Open the line for a budget or a deadline."""
-        line = self.query_one("#limit", LineInput)
+        line = self.query_one(LimitLine)
         self._typing = which
         given = self.limits.budget if which == "budget" else self.limits.deadline_h
         line.border_title = which
         line.placeholder = HINTS[which]
-        line.value = "" if given is None else f"{given:g}" if which == "budget" else f"{given:.4g}h"
+        line.value = _limit_words(which, given)
+        line.border_subtitle = "↑ ↓ move it, Enter keeps it, Esc leaves it"
         line.add_class("-open")
         line.focus()
+
+    @on(LimitLine.Stepped)
+    def _limit_moved(self, event: LimitLine.Stepped) -> None:
+        """A step of the slider is in force at once: the chances move with it."""
+        budget = self._typing == "budget"
+        rows = [r.usd if budget else r.hours for r in (self._stay(), *self._rows()) if r is not None]
+        known = [row for row in rows if all(map(math.isfinite, row))]
+        given = self.limits.budget if budget else self.limits.deadline_h
+        start = min((row[1] for row in known), default=5.0)
+        value = stepped(start if given is None else given, event.by)
+        self.limits = replace(self.limits, budget=value) if budget else replace(self.limits, deadline_h=value)
+        line = self.query_one(LimitLine)
+        line.value = _limit_words(self._typing, value)
+        most = sorted(row[2] for row in known)[len(known) // 2] if known else 2 * value
+        line.border_subtitle = slider(value, most, "$" if budget else "h")
+        self._quote()
+        self._fill()
 
     @on(Input.Submitted, "#limit")
     def _limit_done(self, event: Input.Submitted) -> None:
@@ -369,7 +387,7 @@ class OffersScreen(Filtering):
             self._say("limit", str(error))
             return
         self._say("limit", "")
-        self.query_one("#limit", LineInput).action_put_away()
+        self.query_one(LimitLine).action_put_away()
         self._quote()
         self._fill()
 
@@ -397,3 +415,7 @@ class OffersScreen(Filtering):
         """Show only the offers that pass."""
         self.accepts = lambda row: query.matches(offer_fields(row))
         self._fill()
+
+
+def _limit_words(which: str, given: float | None) -> str:
+    return "" if given is None else f"{given:g}" if which == "budget" else f"{given:.4g}h"

@@ -11,18 +11,19 @@ from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from runner.errors import TunewatchError
 from tui import stop_words
 from tui.curves import CurveCache, View, charts
 from tui.keys import bindings
 from tui.run_rows import COLUMNS, MARKS, RunRow, age_cell, cells, columns_for, sort_key
-from tui.screens.filtering import Filtering, FilterLine
+from tui.screens.filtering import Filtering, FilterLine, OpenTable
 from tui.session import WatchPlan
 from tui.snapshot import RunSnapshot
 from tui.widgets.billing import Head
 from tui.widgets.chart_pane import ChartPane
+from tui.widgets.key_line import KeyLine
 from tui.widgets.panes import TextPane
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 WATCHED = 40
 """Local runs, the newest, that are read for the list; the others are read when they are opened."""
+ELSEWHERE = 8
+"""Runs on hosts, the newest, that are read for the list."""
+FRESH_S = 86400.0
+"""A run on a host that was noted longer ago is read when it is opened: who knows whether that host still answers."""
 AGAIN_S = 5.0
 """Seconds between two looks at what runs there are."""
 ORDERS = tuple(key for key, _ in COLUMNS if key != "curve")
@@ -42,6 +47,8 @@ No run is known here yet.
   tunewatch demo                      a real fine-tune on this machine, watched to its auto-stop
   tunewatch watch box:/root/log.txt   any Hugging Face Trainer log, over SSH
   tunewatch run RECIPE                a stage of the study, or a recipe of your own
+
+Here: n rents a box for a run, o shows the market, ? lists the keys, Ctrl+P finds every action by name.
 """
 
 
@@ -61,6 +68,10 @@ class RunsScreen(Filtering):
         self.accepts: Callable[[RunRow], bool] = lambda row: True
         self._cache = CurveCache()
         self._filled = False
+        self._places: dict[str, str] = {}
+        """Where each known run is, by its name."""
+        self._refused: set[str] = set()
+        """Targets that cannot be watched, which was said once."""
         self._columns: tuple[tuple[str, str], ...] = COLUMNS
 
     @property
@@ -74,11 +85,11 @@ class RunsScreen(Filtering):
         yield FilterLine("state:running gpu:A100 loss<1.2")
         yield Static("", id="trouble", markup=False)
         yield Static(WELCOME, id="nothing", markup=False)
-        yield DataTable(cursor_type="row", zebra_stripes=False)
+        yield OpenTable(cursor_type="row", zebra_stripes=False)
         with Horizontal(id="preview"):
             yield ChartPane(id="eval")
             yield TextPane("auto-stop", id="verdict")
-        yield Footer(compact=True, show_command_palette=False)
+        yield KeyLine(id="keys")
 
     def on_mount(self) -> None:
         """Ask for the list; show what is known already."""
@@ -116,29 +127,46 @@ class RunsScreen(Filtering):
 
     def _loaded(self, rows: list[RunRow]) -> None:
         before = set(self.rows)
+        self._places = {row.name: row.target for row in reversed(rows)}
         gone = before - {row.target for row in rows} - set(self.control.snapshots) - set(self.marked)
         for target in gone:
             del self.rows[target]
-        watched = 0
         for row in rows:
             known = self.rows.get(row.target, row)
             self.rows[row.target] = row._replace(snapshot=known.snapshot, rented_gpu=known.rented_gpu)
-            if watched < WATCHED and ":" not in row.target:
-                watched += 1
-                try:
-                    self.control.session.watch(WatchPlan(row.target, row.name))
-                except TunewatchError as error:
-                    self.notify(str(error), severity="warning")
-        for snapshot in self.control.snapshots.values():
-            self._keep(snapshot)
+        now = time.time()
+        here = [row for row in rows if ":" not in row.target]
+        hosts = [row for row in rows if ":" in row.target and not row.rented and now - row.noted < FRESH_S]
+        for row in (*here[:WATCHED], *hosts[:ELSEWHERE]):
+            self._watch(row)
+        for snapshot in list(self.control.snapshots.values()):
+            if self._stands_elsewhere(snapshot):
+                self.rows.pop(snapshot.target, None)
+            else:
+                self._keep(snapshot)
         if self.control.rental is not None:
             self._rented(self.control.rental)
         if set(self.rows) != before or not self._filled:
             self._fill()
 
+    def _watch(self, row: RunRow) -> None:
+        """Read a run for the list. A host has a thread of its own: one that does not answer holds up no other."""
+        try:
+            self.control.session.watch(WatchPlan(row.target, row.name))
+        except TunewatchError as error:
+            if row.target not in self._refused:
+                self._refused.add(row.target)
+                self.notify(str(error), severity="warning")
+
     def _rented(self, rental: RentalSnapshot) -> None:
-        """The provider's name of the GPU of each rented box; its own measurement says more once it comes."""
+        """The provider's name of the GPU of each rented box; its own measurement says more once it comes.
+
+        What runs on a box that exists is read for the list; of one that is gone nothing is asked.
+        """
         gpus = {box.instance: box.gpu for box in rental.boxes}
+        for row in self.rows.values():
+            if row.instance_id in gpus:
+                self._watch(row)
         table = self.query_one(DataTable)
         for target, row in self.rows.items():
             gpu = gpus.get(row.instance_id, "") if row.instance_id is not None else ""
@@ -147,9 +175,16 @@ class RunsScreen(Filtering):
                 if target in table.rows:
                     table.update_cell(target, "gpu", Text(self.rows[target].gpu), update_width=True)
 
+    def _stands_elsewhere(self, snapshot: RunSnapshot) -> bool:
+        """Whether this is a known run under its bare name, or on the box that it has left: it has a row already."""
+        place = self._places.get(snapshot.target)
+        if snapshot.target.startswith("vast:"):
+            place = self._places.get(snapshot.name)
+        return place is not None and place != snapshot.target
+
     def take(self, snapshot: RunSnapshot) -> None:
         """A run was read."""
-        if not self.is_running:
+        if not self.is_running or self._stands_elsewhere(snapshot):
             return
         self._keep(snapshot)
         table = self.query_one(DataTable)
@@ -157,11 +192,13 @@ class RunsScreen(Filtering):
         if not self.accepts(row):
             if row.target in table.rows:
                 table.remove_row(row.target)
+                self._head()
             return
         if row.target in table.rows:
             for column, cell in self._cells(row).items():
                 if table.get_cell(row.target, column) != cell:
                     table.update_cell(row.target, column, cell, update_width=True)
+            self._head()
         else:
             self._fill()
         if self._at_cursor() == snapshot.target:
@@ -192,11 +229,16 @@ class RunsScreen(Filtering):
         table.display = bool(self.rows)
         self.query_one("#preview").set_class(not self.rows, "-empty")
         self.query_one("#preview").display = bool(self.rows) and not self.has_class("-short")
+        self._head()
+        self._preview()
+
+    def _head(self) -> None:
+        """How many runs there are and go on, and their order."""
+        shown = self.query_one(DataTable).row_count
         noun = "run" if len(self.rows) == 1 else "runs"
         running = sum(1 for r in self.rows.values() if r.state == "running")
-        count = f"{len(shown)} of {len(self.rows)}" if len(shown) < len(self.rows) else f"{len(self.rows)}"
+        count = f"{shown} of {len(self.rows)}" if shown < len(self.rows) else f"{len(self.rows)}"
         self.query_one("#head", Static).update(f"tunewatch   {count} {noun}, {running} running, by {self.order}")
-        self._preview()
 
     def _at_cursor(self) -> str | None:
         table = self.query_one(DataTable)
@@ -280,6 +322,7 @@ def fields(row: RunRow) -> dict[str, object]:
     snapshot = row.snapshot
     return {
         "name": row.name,
+        "run": row.name,
         "target": row.target,
         "recipe": row.recipe,
         "state": row.state,
@@ -288,6 +331,7 @@ def fields(row: RunRow) -> dict[str, object]:
         "loss": row.last_eval,
         "eval_loss": row.last_eval,
         "best": row.best_eval,
+        "speed": snapshot.step_s if snapshot else None,
         "dph": snapshot.dph if snapshot else None,
         "usd": snapshot.usd_spent if snapshot else None,
         "gpu": row.gpu_name,

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
 GAP = " "
+LAST = ("quit", "back", "help")
+"""The actions that stand at the end of the row however little room there is: who knows these finds the others."""
 
 
 class KeyLine(Widget):
-    """The bindings that are to be shown, in their order, as many as fit."""
+    """The bindings that are to be shown, in their order, as many as fit; leaving and help at the end."""
 
     ALLOW_SELECT = False
     COMPONENT_CLASSES = {"key-line--key", "key-line--word"}  # noqa: RUF012 - a set, as Textual has it
@@ -45,15 +47,24 @@ class KeyLine(Widget):
         for active in self.screen.active_bindings.values():
             if active.binding.show:
                 found.setdefault(active.binding.action, active)
+        last = [active for action, active in found.items() if action.removeprefix("app.") in LAST]
+        rest = [active for action, active in found.items() if action.removeprefix("app.") not in LAST]
+        room = self.size.width - sum(self._width(active) + len(GAP) for active in last)
         out, column = [], 0
-        for active in found.values():
-            key = self.app.get_key_display(active.binding)
-            width = cell_len(key) + 1 + cell_len(active.binding.description)
-            if column + width > self.size.width:
+        for active in rest:
+            if column + self._width(active) > room:
                 break
-            out.append((column, key, active))
-            column += width + len(GAP)
+            out.append((column, self.app.get_key_display(active.binding), active))
+            column += self._width(active) + len(GAP)
+        for active in last:
+            if column + self._width(active) <= self.size.width:
+                out.append((column, self.app.get_key_display(active.binding), active))
+                column += self._width(active) + len(GAP)
         return out
+
+    def _width(self, active: ActiveBinding) -> int:
+        """Columns of one key with its word."""
+        return cell_len(self.app.get_key_display(active.binding)) + 1 + cell_len(active.binding.description)
 
     def render(self) -> RenderResult:
         """Keys bright, words quiet; what cannot be done now is dim."""
