@@ -65,7 +65,8 @@ class Terminal:
     def __init__(self, words: list[str], environment: Mapping[str, str]) -> None:
         # a server of its own: the one before may still be ending
         self.socket = f"bench{os.getpid()}-{next(_NUMBERS)}"
-        words = ["env", *(f"{k}={v}" for k, v in environment.items()), *words]
+        # compiled once, as on any machine, also where the environment of the bench forbids it
+        words = ["env", "-u", "PYTHONDONTWRITEBYTECODE", *(f"{k}={v}" for k, v in environment.items()), *words]
         self.started = time.perf_counter()
         self._tmux("new-session", "-d", "-x", "120", "-y", "40", shlex.join(words))
 
@@ -327,10 +328,14 @@ def main() -> None:
         if found is None:
             return
         wandb, toolong = found
-        mine = {"TUNEWATCH_HOME": str(root / "home"), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+        mine = {
+            "TUNEWATCH_HOME": str(root / "home"), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8",
+            "PYTHONPYCACHEPREFIX": str(root / "compiled"),
+        }  # fmt: skip
         other = {
             "HOME": str(root / "other"), "WANDB_MODE": "offline", "WANDB_SILENT": "true", "LANG": "C.UTF-8",
             "LC_ALL": "C.UTF-8", "WANDB_CONFIG_DIR": str(root / "other"), "WANDB_CACHE_DIR": str(root / "other"),
+            "PYTHONPYCACHEPREFIX": str(root / "compiled"),
         }  # fmt: skip
         (root / "other").mkdir()
         tunewatch = [sys.executable, "-m", "tui"]
