@@ -107,7 +107,10 @@ def newest_checkpoint(
     """
     limit = "" if at_most is None else f" --at-most {at_most}"
     limit += "" if pin is None else f" --pin {shell_path(pin)}"
-    said = _ask(end, f"newest {shell_path(folder)}{limit}", {}, timeout=HASH_S)
+    # a run keeps its checkpoints in one of a few places: the others cost no start of a program
+    nothing = json.dumps({"step": None, "torn": []})
+    first = f"ls -d {shell_path(folder)}/checkpoint-* >/dev/null 2>&1 || {{ echo {shlex.quote(nothing)}; exit; }}; "
+    said = _ask(end, f"newest {shell_path(folder)}{limit}", {}, timeout=HASH_S, first=first)
     if said.get("step") is None:
         return None, list(said.get("torn") or [])
     return Cargo.from_json(said), list(said.get("torn") or [])
@@ -138,7 +141,7 @@ def carry(
     try:
         for attempt in range(1, tries + 1):
             try:
-                laid = _lay_out(cargo, old, new, dest, broken)
+                laid = _lay_out(cargo, old, new, dest, broken, usd_per_h)
                 if laid.folder and not laid.reachable:
                     closing.append(aside(new.host, partial(forget, new.host, laid.folder)))
                 if laid.whole:
@@ -192,9 +195,9 @@ def carry(
             thread.join(20.0)
 
 
-def _lay_out(cargo: Cargo, old: End | None, new: End, dest: str, broken: list[str]) -> Ready:
-    """What of the checkpoint is on the new box; where it may pull for itself, a key is made in the same breath."""
-    if old is not None and old.door is not None and "direct" not in broken:
+def _lay_out(cargo: Cargo, old: End | None, new: End, dest: str, broken: list[str], usd_per_h: float) -> Ready:
+    """What of the checkpoint is on the new box; where it should pull for itself, a key is made in the same breath."""
+    if old is not None and old.door is not None and "direct" not in broken and _worth_a_key(cargo, old, new, usd_per_h):
         try:
             return prepare(new.host, new.python, old.door, cargo, dest)
         except RefusedError as error:
@@ -203,6 +206,12 @@ def _lay_out(cargo: Cargo, old: End | None, new: End, dest: str, broken: list[st
             broken.append("direct")
     laid = _ask(new, f"stage {shell_path(dest)}", cargo.files, timeout=HASH_S)
     return Ready(bool(laid["whole"]), laid["have"], "", "", False)
+
+
+def _worth_a_key(cargo: Cargo, old: End, new: End, usd_per_h: float) -> bool:
+    """Whether the whole of it would be pulled directly rather than go through the laptop."""
+    best = ways(cargo.size, old.line, new.line, usd_per_h=usd_per_h, reachable=True, on_hub=False)[0]
+    return best.name == "direct"
 
 
 def carry_file(old: Transport, new: Transport, source: str, dest: str) -> int:
@@ -326,11 +335,10 @@ def _no_room(answer: Completed, path: str, name: str) -> RefusedError:
     return RefusedError(f"{path} cannot be written on {name}: {answer.complaint or answer.rc}.")
 
 
-def _ask(end: End, words: str, files: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
-    """One question to `runner.box.checkpoint` on a box."""
-    answer = end.host.run(
-        end.python(f"runner.box.checkpoint {words}"), stdin=json.dumps({"files": dict(files)}).encode(), timeout=timeout
-    )
+def _ask(end: End, words: str, files: Mapping[str, Any], *, timeout: float, first: str = "") -> dict[str, Any]:
+    """One question to `runner.box.checkpoint` on a box; `first` is said to its shell before."""
+    command, asked = end.python(f"runner.box.checkpoint {words}"), json.dumps({"files": dict(files)}).encode()
+    answer = end.host.run(first + command, stdin=asked, timeout=timeout)
     if answer.rc != 0:
         if "No space left" in answer.complaint:
             raise RefusedError(f"The disk of {end.host.name} is full.", hint="Rent more disk.")

@@ -13,7 +13,7 @@ from remote.desk import Note
 from remote.destroy import destroy
 from remote.migrate_ready import newest
 from remote.migrate_rehearse import TAIL
-from remote.migrate_switch import set_limits
+from remote.migrate_switch import set_limits, silence
 from remote.money import bill
 from remote.move import Move
 from runner.atomic import read_object
@@ -27,6 +27,13 @@ TICKS = 100.0
 def destroy_old(move: Move, note: Note) -> dict[str, Any]:
     """M11: fetch what the old box alone has (the best checkpoint), then destroy it and prove it."""
     facts = _best(move, note)
+    try:
+        woken = silence(move, note)
+        if woken is not None:
+            facts["woken_rc"] = woken.rc
+    except TunewatchError as error:
+        # what wakes there is fenced off from the Hub by its epoch, and its box goes in this very state
+        note.say(error.message)
     if move.request.launch.wishes.idle_s is not None:
         try:
             set_limits(move, note, idle=True)

@@ -257,8 +257,11 @@ def source_of(move: Move, cargo: Cargo) -> End | None:
     return None if OnHub.from_place(cargo.path) is not None else move.end(move.old_id, door=True)
 
 
-def hub_of(move: Move, cargo: Cargo) -> Fetch | None:
-    """How to fetch a checkpoint from the Hub; None for a run that does not upload, or has not uploaded this one."""
+def hub_of(move: Move, cargo: Cargo, *, alive: bool = False) -> Fetch | None:
+    """How to fetch a checkpoint from the Hub; None for a run that does not upload, or has not uploaded this one.
+
+    With `alive` the old box was just seen.
+    """
     known = OnHub.from_place(cargo.path)
     if known is not None:
         return fetcher(known, move.box(move.new_id).python, move.env)
@@ -267,5 +270,5 @@ def hub_of(move: Move, cargo: Cargo) -> Fetch | None:
     if not repo:
         return None
     # an upload follows its save within a few hundred events
-    where = uploaded(old_events(move), repo, move.request.run, recipe.name, cargo.step)
+    where = uploaded(old_events(move, alive=alive), repo, move.request.run, recipe.name, cargo.step)
     return None if where is None else fetcher(where, move.box(move.new_id).python, move.env)

@@ -127,9 +127,12 @@ def _is_line(event: Mapping[str, Any]) -> bool:
     return event.get("event") == "train" and isinstance(event.get("step"), int) and isinstance(event.get("loss"), float)
 
 
-def old_events(move: Move) -> list[dict[str, Any]]:
-    """The newest events of the run on its old box; empty when it cannot be asked, or writes none."""
-    if move.is_dead(move.old_id):
+def old_events(move: Move, *, alive: bool = False) -> list[dict[str, Any]]:
+    """The newest events of the run on its old box; empty when it cannot be asked, or writes none.
+
+    With `alive` the box was just seen, and the provider is not asked once more.
+    """
+    if not alive and move.is_dead(move.old_id):
         return []
     host, path = move.host(move.old_id), f"{move.request.old_dir}/{METRICS}"
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from remote.desk import Note
 from remote.migrate_ready import arm_guard, from_now, hub_of, newest, source_of
 from remote.move import Move
 from remote.recovery_policy import mirror_of
-from remote.remote_run import start_run
+from remote.remote_run import lay_out_run, start_run
 from remote.stop import stop_run
 from remote.target import Target
 from remote.transport import Transport, shell_path
@@ -39,6 +40,10 @@ BY_ITSELF = (RunExit.FINISHED, RunExit.AUTO_STOPPED, RunExit.LIMIT)
 STALL_S = 300.0
 """At least so long without a step before the new run counts as stalled."""
 HALT_S = 180.0
+WAKE_S = 15.0
+"""An old run that has ended within this time is noticed the moment it does."""
+LOOK_S = 0.1
+"""Between two looks for the new trainer's first step: so long training seems to stand still at most."""
 _TAIL = 1 << 16
 
 
@@ -58,21 +63,27 @@ def drain(move: Move, note: Note) -> dict[str, Any]:
     desk, data = move.desk, move.deed.data
     facts: dict[str, Any] = {}
     set_limits(move, note)
-    facts["drain_at"] = data.get("drain_at") or desk.clock()
-    begun = desk.mono()
+    lay_out(move, note)
     first = Cargo.from_json(data["cargo"])
     try:
         host = None if move.is_dead(move.old_id) else move.host(move.old_id)
+        if host is not None:
+            move.end(move.old_id, door=True)
     except UnreachableError as error:
+        facts["drain_at"] = data.get("drain_at") or desk.clock()
         _halt(move, note, error)
         host = None
+    facts.setdefault("drain_at", data.get("drain_at") or desk.clock())
+    begun = desk.mono()
     if host is None:
         _keep_halted(move, note)
         note.detail = f"the old box is gone; the run goes on from step {first.step}"
         return {**facts, "cargo2": first.to_json(), "old_alive": False, "lost_steps": None, "drain_s": 0.0}
     status = _stopped(move, host, note)
-    host.put(json.dumps({"epoch": move.request.epoch}).encode(), f"{move.request.old_dir}/{FENCE}")
-    last, torn = newest(move, move.old_id, move.request.old_dir)
+    with ThreadPoolExecutor(1, thread_name_prefix="fence") as beside:
+        fenced = beside.submit(_fence, move, host)
+        last, torn = newest(move, move.old_id, move.request.old_dir)
+        fenced.result()
     if last is None or last.step < first.step:
         last = first
     at = status.step if status is not None and status.step is not None else last.step
@@ -82,6 +93,37 @@ def drain(move: Move, note: Note) -> dict[str, Any]:
         note.detail += f"; passed over {torn[0]}"
     return {**facts, "cargo2": last.to_json(), "old_alive": True, "lost_steps": lost, "stopped_step": at,
             "drain_s": desk.mono() - begun}  # fmt: skip
+
+
+def _fence(move: Move, host: Transport) -> None:
+    """From now on a runner of the old epoch ends with 12 on the old box."""
+    host.put(json.dumps({"epoch": move.request.epoch}).encode(), f"{move.request.old_dir}/{FENCE}")
+
+
+def silence(move: Move, note: Note) -> Status | None:
+    """End the trainer of an old box that counted as dead when the run was drained and is back by now, awake or frozen.
+
+    It is fenced first, so it ends with 12 and is not started again. Returns its last status, None where there is
+    nothing to ask. Raises UnconfirmedError when it does not end, and the link's errors.
+    """
+    if move.deed.data.get("old_alive", True) or move.is_dead(move.old_id):
+        return None
+    note.say(f"instance {move.old_id} is back; ending what wakes up there")
+    host = move.host(move.old_id)
+    _fence(move, host)
+    reason, run_dir = "the run goes on elsewhere", move.request.old_dir
+    if move.lives(move.old_id, run_dir) and not stop_run(host, run_dir, name=move.request.run, reason=reason).ok:
+        raise UnconfirmedError(
+            f"Instance {move.old_id} is back, and its trainer does not end.",
+            hint="tunewatch migrate RUN --resume tries again.",
+        )
+    return move.status(move.old_id, move.request.old_dir)
+
+
+def lay_out(move: Move, note: Note) -> None:
+    """What the new trainer needs beside the last checkpoint is put there while the old one still trains."""
+    note.say("laying out the run on the new box")
+    lay_out_run(move.host(move.new_id), move.box(move.new_id), move.order, move.recipe(), environment=move.env)
 
 
 def set_limits(move: Move, note: Note, *, idle: bool = False) -> None:
@@ -115,11 +157,13 @@ def _stopped(move: Move, host: Transport, note: Note) -> Status | None:
         return None
     if not status.ended:
         note.say(f"step {status.step}, asking for a checkpoint and the end")
+        _wake_supervisor(host, run_dir, status)
+        status = move.status(move.old_id, run_dir)
+    if status is not None and not status.ended:
 
         def told(step: DeedStep) -> None:
             note.say(f"{step.name}: {step.detail}" if step.detail else step.name)
 
-        _wake_supervisor(host, run_dir, status)
         done = stop_run(host, run_dir, name=move.request.run, reason="migration", progress=told)
         if not done.ok:
             raise UnconfirmedError(
@@ -135,11 +179,20 @@ def _stopped(move: Move, host: Transport, note: Note) -> Status | None:
 
 
 def _wake_supervisor(host: Transport, run_dir: str, status: Status) -> None:
-    """Its next look at the run directory may be a second away, and training stands still for what follows."""
-    host.put(json.dumps({"reason": "migration", "deadline": None}).encode(), f"{run_dir}/{STOP_REQUEST}")
-    if status.supervisor_pid:
-        pid = int(status.supervisor_pid)
-        host.run(f"grep -qa runner.box.supervise /proc/{pid}/cmdline && kill -TERM {pid}; true", timeout=15.0)
+    """Ask for the end and wait for it on the box itself, for a while: training stands still for what follows.
+
+    The supervisor's next look at the run directory may be a second away, so it is woken. The name of its program is
+    compared, a process that only has its number is not touched, and one that has ended has no words any more.
+    """
+    request = json.dumps({"reason": "migration", "deadline": None})
+    pid = int(status.supervisor_pid or 0)
+    lives = f"grep -qsa runner.box.supervise /proc/{pid}/cmdline"
+    host.run(
+        f"cd {shell_path(run_dir)} || exit; printf %s {shlex.quote(request)} >.{STOP_REQUEST}.part && "
+        f"mv .{STOP_REQUEST}.part {STOP_REQUEST}; {lives} && kill -TERM {pid} || exit 0; "
+        f"i=0; while {lives} && [ $i -lt {WAKE_S / 0.03:.0f} ]; do sleep 0.03; i=$((i+1)); done",
+        timeout=WAKE_S + 60.0,
+    )  # fmt: skip
 
 
 def _keep_halted(move: Move, note: Note) -> None:
@@ -197,7 +250,7 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
             try:
                 done = carry(
                     desk, last, source_of(move, last), move.end(move.new_id), dest, note,
-                    usd_per_h=move.usd_per_h(), hub=hub_of(move, last),
+                    usd_per_h=move.usd_per_h(), hub=hub_of(move, last, alive=bool(data.get("old_alive"))),
                 )  # fmt: skip
                 moved, way, carried = done.bytes, done.way, done.seconds
             except (SourceSpoiledError, NotFoundError, UnreachableError) as error:
@@ -224,7 +277,9 @@ def _carry_files(move: Move, note: Note) -> dict[str, int]:
         note.say(f"the run's files stay behind: {error.message}")
         return {}
     names += [name for name in there if name.startswith("metrics") and name.endswith(".json")]
-    return {n: carry_file(old, new, f"{move.request.old_dir}/{n}", f"{move.new_dir}/{n}") for n in names}
+    with ThreadPoolExecutor(len(names), thread_name_prefix="carry file") as beside:
+        sizes = beside.map(lambda n: carry_file(old, new, f"{move.request.old_dir}/{n}", f"{move.new_dir}/{n}"), names)
+        return dict(zip(names, sizes, strict=True))
 
 
 def _from_mirror(move: Move) -> dict[str, int]:
@@ -249,6 +304,10 @@ def _from_mirror(move: Move) -> dict[str, int]:
 def start(move: Move, note: Note) -> dict[str, Any]:
     """M9: start the trainer, unless one of this epoch lives already."""
     desk = move.desk
+    try:
+        silence(move, note)
+    except UnreachableError as error:
+        _halt(move, note, error)
     host, box = move.host(move.new_id), move.box(move.new_id)
     # from now on there is something on this disk that the guard must not throw away
     host.run(f"rm -f {shell_path(f'{move.new_dir}/{RELEASE}')}", timeout=20.0)
@@ -318,7 +377,7 @@ def confirm(move: Move, note: Note) -> dict[str, Any]:
         if desk.mono() - moved_at > patience:
             raise NoProgressError(f"The new trainer has done no step for {patience:.0f} s.")
         note.say(f"step {seen}, {seen - begin} of {move.request.confirm_steps} seen")
-        desk.sleep(0.5)
+        desk.sleep(LOOK_S if first_at is None else 0.5)
     drained = move.deed.data.get("drain_at")
     pause = None
     if isinstance(drained, (int, float)) and isinstance(first_at, (int, float)):

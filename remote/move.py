@@ -79,6 +79,8 @@ class Move:
     env: Mapping[str, str]
     _hosts: dict[int, Transport] = field(default_factory=dict)
     _boxes: dict[int, Box] = field(default_factory=dict)
+    _seen: list[Instance] = field(default_factory=list)
+    _code: dict[int, str] = field(default_factory=dict)
 
     @property
     def old_id(self) -> int:
@@ -110,8 +112,16 @@ class Move:
     # -- boxes --------------------------------------------------------------------------------------------------------
 
     def row(self, instance_id: int) -> Instance | None:
-        """The provider's row of a box."""
-        return find(self.desk.listing(), instance_id)
+        """The provider's row of a box, as it is now."""
+        self._seen = self.desk.listing()
+        return find(self._seen, instance_id)
+
+    def seen(self, instance_id: int) -> Instance | None:
+        """The same as it was last listed, for what does not change: its line, its prices, its address.
+
+        A listing takes a second or more, and training stands still for some of the questions.
+        """
+        return find(self._seen, instance_id) or self.row(instance_id)
 
     def is_dead(self, instance_id: int) -> bool:
         """Whether the provider says that nothing runs on a box."""
@@ -142,6 +152,7 @@ class Move:
         """Close the link; the next use builds it anew."""
         host = self._hosts.pop(instance_id, None)
         self._boxes.pop(instance_id, None)
+        self._code.pop(instance_id, None)
         if host is not None:
             host.close()
 
@@ -186,14 +197,16 @@ class Move:
         if instance_id in self._boxes:
             box = self._boxes[instance_id]
             return lambda words: python_command(box, words)
-        code, _ = deliver(self.host(instance_id), our_code())
+        if instance_id not in self._code:
+            self._code[instance_id], _ = deliver(self.host(instance_id), our_code())
+        code = self._code[instance_id]
         word = self.request.launch.python
         python = shell_path(word) if "/" in word else shlex.quote(word)
         return lambda words: f"PYTHONPATH={shlex.quote(code)} {python} -m {words}"
 
     def end(self, instance_id: int, *, door: bool = False) -> End:
         """A box as an end of a transfer; with `door` as one that another box may reach."""
-        row = self.row(instance_id)
+        row = self.seen(instance_id)
         # a row does not say how fast the line is, the offer that was rented did
         known = self.desk.journal.box(instance_id)
         data = known.data if known is not None else {}
@@ -211,8 +224,9 @@ class Move:
 
     def usd_per_h(self) -> float:
         """What both boxes cost together."""
-        rows = self.desk.listing()
-        return sum(row.billing_usd_per_h for row in rows if row.id in (self.old_id, self.deed.data.get("instance_id")))
+        ids = (self.old_id, self.deed.data.get("instance_id"))
+        rows = [self.seen(number) for number in ids if isinstance(number, int)]
+        return sum(row.billing_usd_per_h for row in rows if row is not None)
 
     def folders(self) -> tuple[str, ...]:
         """Where checkpoints of this run may lie on a box, below its run directory."""

@@ -174,6 +174,24 @@ def start_run(
     return StartedRun(name, str(where), run_dir, status.pid, attach, result)
 
 
+def lay_out_run(
+    transport: Transport, box: Box, order: Order, recipe: Recipe, *, environment: Mapping[str, str] | None = None
+) -> None:
+    """Do now what `start_run` would do for a run with a name before its trainer can start, as far as it takes long.
+
+    That is the copy of somebody's work tree and the recipe's own set-up; harmless to repeat. Raises RefusedError.
+    """
+    if recipe.kind != "command" or order.name is None:
+        return
+    run_dir = f"{box.root}/runs/{order.name}"
+    transport.run(f"mkdir -p {shlex.quote(run_dir)}", timeout=20.0)
+    _foreign(transport, box, recipe, order, run_dir)
+    if recipe.foreign.setup:
+        given = environment or {}
+        put_secrets(transport, f"{run_dir}/secrets", {name: given[name] for name in PASSED_ON if given.get(name)})
+        _set_up(transport, box, recipe, run_dir)
+
+
 def _make_run_dir(host: Transport, box: Box, order: Order, recipe: Recipe) -> tuple[str, str]:
     """A fresh run directory, or the one of the run that goes on."""
     if order.name is not None:
@@ -246,29 +264,33 @@ def _put_scripts(host: Transport, box: Box, run_dir: str, command: list[str], gr
         "export TW_PYTHONPATH PATH PYTHONPATH\n"
     )
     supervise = f"exec {q(box.python)} -m runner.box.supervise --run-dir {q(run_dir)} --grace {grace_s:g}"
-    host.put(
-        f"{before}{supervise} --epoch {epoch} -- {shlex.join(command)}\n".encode(), f"{run_dir}/start.sh", mode=0o700
-    )
-    host.put(f"{before}{supervise} --adopt\n".encode(), f"{run_dir}/adopt.sh", mode=0o700)
     own_session = "import os,sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])"
-    host.put(
-        f"#!/bin/sh\ncd {q(run_dir)} || exit 1\nrm -f supervise.rc\n"
+    scripts = {
+        "start.sh": f"{before}{supervise} --epoch {epoch} -- {shlex.join(command)}\n",
+        "adopt.sh": f"{before}{supervise} --adopt\n",
+        "pane.sh": f"#!/bin/sh\ncd {q(run_dir)} || exit 1\nrm -f supervise.rc\n"
         "# a session of its own: when tmux goes, its windows are hung up, this one is not among them\n"
         f"{q(box.python)} -c {q(own_session)} sh start.sh </dev/null >>supervise.out 2>&1 &\n"
         "run=$!\n"
         "if [ -t 1 ]; then tail -n +1 -F log.txt 2>/dev/null & show=$!; fi\n"
-        'wait $run; echo $? >supervise.rc\n[ -z "$show" ] || { sleep 2; kill $show; }\n'.encode(),
-        f"{run_dir}/pane.sh",
-        mode=0o700,
-    )
+        'wait $run; echo $? >supervise.rc\n[ -z "$show" ] || { sleep 2; kill $show; }\n',
+    }
+    # one question for the three, each whole or not at all: a run that moves stands still meanwhile
+    writes = [f"printf %s {q(text)} >.{name}.part && mv .{name}.part {name}" for name, text in scripts.items()]
+    deed = f"umask 077 && cd {q(run_dir)} && {' && '.join(writes)} && chmod 700 {' '.join(scripts)}"
+    answer = host.run("sh -s", stdin=deed.encode())  # a command of one's own may be longer than a line may be
+    if answer.rc != 0:
+        raise RefusedError(f"{run_dir} on {host.name} cannot be written: {answer.complaint or answer.rc}.")
 
 
 def _set_up(host: Transport, box: Box, recipe: Recipe, run_dir: str) -> str:
     """The recipe's own preparation, in its work tree, with the environment first on the path."""
     q = shlex.quote
     path = q(box.python.rpartition("/")[0])
+    words = q(f"{box.python} {shlex.join(recipe.foreign.setup)}")
     answer = host.run(
-        f"cd {q(run_dir)}/work && . ../secrets && PATH={path}:$PATH && {shlex.join(recipe.foreign.setup)}",
+        f'cd {q(run_dir)}/work || exit; [ "$(cat ../.set-up 2>/dev/null)" = {words} ] || '
+        f"{{ . ../secrets && PATH={path}:$PATH && {shlex.join(recipe.foreign.setup)} && echo {words} >../.set-up; }}",
         timeout=1800.0,
     )
     if answer.rc != 0:
