@@ -23,6 +23,7 @@ from runner.box.limits import CONFIG
 from runner.errors import NotFoundError, RefusedError, TunewatchError
 
 Kind = Literal["bid", "accept price", "reject price", "start"]
+ALONE = "; its run does not go on by itself (--resume starts it again)"
 LEAST_BID, MOST_BID = 0.001, 32.0
 """USD/h and GPU: what the provider takes."""
 
@@ -58,8 +59,8 @@ def plan_change(desk: Desk, instance_id: int, kind: Kind, *, bid: float | None =
         if not row.halted and row.status != "exited":
             raise RefusedError(f"Instance {row.id} is {row.status}: there is nothing to start.")
         text = (
-            f"Instance {row.id} takes its GPU again and bills ${row.dph_total:.4f}/h. Its guard comes back with "
-            "it; its run does not go on by itself."
+            f"Instance {row.id} takes its GPU again and bills ${row.dph_total:.4f}/h. Its guard comes back with it"
+            f"{ALONE}."
         )
         return Change(kind, row, text)
     found = next((i for i in desk.provider.price_increases() if i.instance_id == row.id), None)
@@ -104,7 +105,7 @@ def carry_out(desk: Desk, change: Change, open_pair: Opener | None) -> DeedResul
         with desk.step(change.kind, f"instance {row.id}"):
             deed.intent(change.kind, instance=row.id)
             try:
-                _request(desk, change)()
+                request_of(desk, change)()
             except TunewatchError as error:
                 deed.failed(change.kind, instance=row.id, why=error.message)
                 deed.close("failed", instance=row.id)
@@ -127,7 +128,8 @@ def carry_out(desk: Desk, change: Change, open_pair: Opener | None) -> DeedResul
     return desk.result(ok=True, state="done", run=run or None, instance_id=row.id)
 
 
-def _request(desk: Desk, change: Change) -> Callable[[], None]:
+def request_of(desk: Desk, change: Change) -> Callable[[], None]:
+    """The one call to the provider that a change is; it raises RefusedError when the GPU was let to somebody else."""
     row, increase, bid = change.row, change.increase, change.usd_per_h
     if increase is not None:
         return lambda: desk.provider.answer_increase(increase.id, accept=change.kind == "accept price")

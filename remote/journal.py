@@ -45,7 +45,7 @@ from runner.errors import NotFoundError, RefusedError
 
 __all__ = ["BoxRecord", "Deed", "DeedRecord", "Journal", "MeterRow", "Phase", "Row"]
 
-EXCLUSIVE = ("launch", "migrate")
+EXCLUSIVE = ("launch", "migrate", "resume")
 """Kinds of which a run has at most one open."""
 
 _SCHEMA = """

@@ -118,17 +118,21 @@ def _no_rival(desk: Desk, victim: Victim) -> None:
             record.data.get("old_instance_id"),
             record.data.get("new_instance_id"),
         }
-        if record.kind in ("launch", "migrate") and victim.instance_id in theirs and desk.journal.under_way(record.id):
+        if (
+            record.kind in ("launch", "migrate", "resume")
+            and victim.instance_id in theirs
+            and desk.journal.under_way(record.id)
+        ):
             raise HeldError(
                 f"The {record.kind} of {record.run} is under way in another process.",
-                hint="End it there with Ctrl-C: it undoes what it rented.",
+                hint="End it there with Ctrl-C: it undoes what it rented." if record.kind != "resume" else "",
             )
 
 
 def _take(desk: Desk, victim: Victim) -> Deed:
     """Continue an unfinished kill of the same box, or begin one; close the open launch it makes pointless."""
     journal = desk.journal
-    for record in journal.open_deeds("launch"):
+    for record in (*journal.open_deeds("launch"), *journal.open_deeds("resume")):
         if record.data.get("instance_id") == victim.instance_id and not journal.under_way(record.id):
             with journal.resume(record.id) as launch:
                 launch.close("killed", instance=victim.instance_id)

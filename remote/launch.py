@@ -260,7 +260,7 @@ def _on_the_box(
             desk.journal.add_phase(row.machine_id, plan.image, phase, seconds)
         run_dir = f"{box.root}/runs/{request.plan.run}"
         with desk.step("guard") as note:
-            _arm(desk, deed, request, row, host, box, run_dir, note)
+            arm_box(desk, deed, request, row, host, box, run_dir, note)
         _start(desk, deed, request, host, box, run_dir, row, env)
         with desk.step("first log line") as note:
             note.detail = _first_line(desk, host, run_dir, note)
@@ -280,9 +280,10 @@ def _prepared(desk: Desk, request: Launch, row: Instance, host: Transport) -> Bo
         desk.steps.extend(phases.steps)
 
 
-def _arm(
+def arm_box(
     desk: Desk, deed: Deed, request: Launch, row: Instance, host: Transport, box: Box, run_dir: str, note: Note
 ) -> None:
+    """Arm the guard with the limits of a launch, what was spent until now in them; raises GuardError."""
     spent = bill(desk.journal, row.id, desk.clock()).total
     url = getattr(desk.provider, "url", "")
     limits = limits_for(row, request.wishes, url=url, spent_usd=spent)

@@ -111,7 +111,8 @@ def _of_row(row: Instance, box: BoxRecord | None, account: Account | None, now: 
         return Notice(
             "outbid", row.id,
             f"Instance {row.id} was outbid: its processes were killed, {disk}, and it comes back only if the bid wins.",
-            f"{_raise_bid(row)} Or go on elsewhere from the last whole checkpoint: tunewatch migrate.",
+            f"{_raise_bid(row)} With --resume its run goes on, too. Or go on elsewhere from the last whole checkpoint: "
+            "tunewatch migrate.",
         )  # fmt: skip
     if row.own:
         return Notice(

@@ -98,6 +98,8 @@ def reconcile(
                 _settle_launch(desk, record, report, decide, open_pair, environment, rows)
             elif record.kind == "migrate":
                 _settle_move(desk, record, report, decide, open_pair, environment, rows)
+            elif record.kind == "resume":
+                _go_on(desk, record, report, open_pair, environment)
             else:
                 # a change of the contract, an adoption: whatever came of it stands in the listing
                 with desk.journal.resume(record.id) as deed:
@@ -185,6 +187,23 @@ def _settle_move(
     done = act(desk, record.id, open_pair, environment)
     if done.instance_id is not None:
         (report.adopted if done.ok else report.unconfirmed).append(done.instance_id)
+
+
+def _go_on(
+    desk: Desk, record: DeedRecord, report: Reconciled, open_pair: Opener, environment: Mapping[str, str] | None
+) -> None:
+    """A run that was to go on on its box, and was cut: that had been confirmed, so it goes on."""
+    from remote.resume import resume_run
+
+    instance = int(record.data["instance_id"])
+    try:
+        resume_run(desk, instance, open_pair, environment)
+    except TunewatchError:
+        if desk.journal.deed(record.id).closed is None:
+            with desk.journal.resume(record.id) as deed:
+                deed.close("cut", instance=instance)
+        raise
+    report.adopted.append(instance)
 
 
 def _note_undone(desk: Desk, record: DeedRecord, report: Reconciled) -> None:

@@ -202,7 +202,7 @@ def why_not(journal: Journal, loss: Loss, policy: Policy, now: float) -> str:
     if not policy.on:
         return f"{policy.in_words()} tunewatch migrate {loss.run} --auto on allows it."
     for record in journal.open_deeds():
-        if record.run == loss.run and record.kind in ("launch", "migrate", "kill"):
+        if record.run == loss.run and record.kind in ("launch", "migrate", "kill", "resume"):
             return f"A {record.kind} of {loss.run} is not finished."
     if any(row.kind == "kill" for row in journal.rows(instance=box.instance)):
         return f"{loss.run} was ended from here."

@@ -68,7 +68,7 @@ def test_f18_an_outbid_box_says_the_least_bid_and_the_command_it_names_brings_it
     (text,) = said(rented)
     assert "its processes were killed" in text
     assert "The least bid is $0.5500/h now, yours is $0.4000/h" in text
-    bid = float(text.split("--bid ")[1].split(". Or")[0])
+    bid = float(text.split("--bid ")[1].split(". With --resume")[0])
     details = change(rented, box.id, "bid", bid)
     assert box.status == "running"
     assert box.dph_base == bid

@@ -20,25 +20,30 @@ if TYPE_CHECKING:
 @click.option("--accept-price", "kind", flag_value="accept price", help="Agree to the higher price its host asks for.")
 @click.option("--reject-price", "kind", flag_value="reject price", help="Decline it: the contract ends as agreed.")
 @click.option("--start", "kind", flag_value="start", help="Take the GPU of a stopped INSTANCE again.")
+@click.option("--resume", is_flag=True, help="Then start its run again there, from its newest whole checkpoint.")
 @click.option("--history", is_flag=True, help="Also what was rented before, with its bill.")
 @click.option("--charges", is_flag=True, help="Ask for the provider's own bill, too.")
 @yes_option
 @json_option
 def command(
-    instance: int | None, bid: float | None, kind: Kind | None, history: bool, charges: bool, yes: bool, as_json: bool
-) -> int:
+    instance: int | None, bid: float | None, kind: Kind | None, resume: bool, history: bool, charges: bool, yes: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
     """List every box on the account by one call, with the dollars so far and the dollars per hour at this moment, and
-    what is wrong with each. With INSTANCE and one of --bid, --accept-price, --reject-price and --start, do that.
+    what is wrong with each. With INSTANCE and one of --bid, --accept-price, --reject-price and --start, do that. A box
+    that comes back has lost its processes: with --resume its guard is armed again and its run goes on.
 
     \b
     tunewatch instances
     tunewatch instances --history --json
-    tunewatch instances 31457957 --bid 0.42
+    tunewatch instances 31457957 --bid 0.42 --resume
     """
-    if instance is not None or bid is not None or kind is not None:
-        if instance is None or (bid is None) == (kind is None):
+    if instance is not None or bid is not None or kind is not None or resume:
+        if instance is None or (bid is not None and kind is not None) or (bid is None and kind is None and not resume):
             raise click.UsageError("Give INSTANCE and one of --bid, --accept-price, --reject-price and --start.")
-        return _change(instance, kind or "bid", bid, yes=yes, as_json=as_json)
+        if resume and kind not in (None, "start"):
+            raise click.UsageError("--resume goes with --start or --bid, or stands alone.")
+        return _change(instance, "bid" if bid is not None else kind, bid, resume=resume, yes=yes, as_json=as_json)
     from remote.access import opener
     from remote.arming import overdue
     from remote.notices import notices
@@ -85,17 +90,26 @@ def command(
     return 0
 
 
-def _change(instance: int, kind: Kind, bid: float | None, *, yes: bool, as_json: bool) -> int:
+def _change(instance: int, kind: Kind | None, bid: float | None, *, resume: bool, yes: bool, as_json: bool) -> int:
     """One deed on one box, after the question."""
     from remote.access import opener
-    from remote.contract import carry_out, plan_change
+    from remote.contract import ALONE, carry_out, plan_change
     from tui.cloud import open_desk
 
     refuse_if_read_only("changing a contract")
     with open_desk(say_step) as desk:
-        change = plan_change(desk, instance, kind, bid=bid)
-        confirm_by_name(str(instance), change.text, yes=yes, as_json=as_json)
-        result = carry_out(desk, change, opener(desk.journal.home))
+        change = None if kind is None else plan_change(desk, instance, kind, bid=bid)
+        said = [] if change is None else [change.text]
+        if resume:
+            from remote.resume import plan_resume, resume_run
+
+            said = [text.replace(ALONE, "") for text in said]
+            said.append(plan_resume(desk, instance).text)
+        confirm_by_name(str(instance), " ".join(said), yes=yes, as_json=as_json)
+        if resume:
+            result = resume_run(desk, instance, opener(desk.journal.home), change=change)
+        elif change is not None:
+            result = carry_out(desk, change, opener(desk.journal.home))
     if as_json:
         emit_json(result.to_json())
     return 0
