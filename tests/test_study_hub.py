@@ -211,8 +211,42 @@ def test_a_checkpoint_with_a_wrong_byte_is_passed_over_for_the_one_before(hub, a
 def test_nothing_there_and_no_such_revision_are_sentences(hub, api, tmp_path):
     with pytest.raises(NotFoundError, match="holds no whole checkpoint of 'demo'"):
         fetch_newest("me/repo", "demo", tmp_path, api=api)
-    with pytest.raises(NotFoundError, match="me/repo at 'v9' cannot be read"):
+    with pytest.raises(NotFoundError, match="No repository 'me/repo' at revision 'v9' could be loaded"):
         fetch_newest("me/repo", "demo", tmp_path, revision="v9", api=api)
+
+
+@pytest.mark.parametrize(
+    ("source", "always", "says", "hint"),
+    [
+        ("me/other", None, "none of that name, or it is private", "Check the name. HF_TOKEN is not set here"),
+        ("me/repo", None, "no branch, tag or commit of that name", "lists them"),
+        ("me/private", 401, "access was refused", "HF_TOKEN is not set here"),
+        ("me/gated", 403, "access was refused", "HF_TOKEN is not set here"),
+        ("me/gated/run-1", 403, "access was refused", "HF_TOKEN is not set here"),
+        ("me/repo/run-1/checkpoint-3", None, "no branch, tag or commit of that name", "lists them"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_a_sentence_with_its_reason(
+    hub, tmp_path, monkeypatch, source, always, says, hint
+):
+    from runner.study.load import read_config
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    hub.always = ("/", always) if always else None
+    with pytest.raises(NotFoundError, match=says) as told:
+        read_config(source, "v9" if "repo" in source else "main")
+    assert hint in told.value.hint
+    assert "\n" not in str(told.value)
+
+
+def test_a_path_with_a_typing_error_is_no_repository(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "stage5").mkdir(parents=True)
+    asked = len(hub.requests)
+    with pytest.raises(NotFoundError, match=r"There is no model directory runs/stage5/20260215-104518\."):
+        fetch_weights("runs/stage5/20260215-104518")
+    assert len(hub.requests) == asked
 
 
 def test_weights_in_a_folder_of_a_repository_are_loaded_without_what_only_resuming_needs(

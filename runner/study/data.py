@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from runner.errors import NotFoundError, UsageError
 from runner.recipe import DataSettings, MaskMode
+from runner.study.hub_words import not_loaded
 
 IGNORE = -100
 """The label that the loss skips."""
@@ -214,10 +215,7 @@ def _hub_rows(settings: DataSettings) -> Iterator[tuple[str, Any]]:
     try:
         loaded = datasets.load_dataset(name, settings.dataset_config or None, split=settings.dataset_split)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise NotFoundError(
-            f"The data set '{name}' ({settings.dataset_split}) could not be loaded: {str(error).splitlines()[0]}",
-            hint="Name a Hub data set or a .jsonl file; private ones need HF_TOKEN.",
-        ) from error
+        raise not_loaded("data set", name, "", error) from error
     for number, row in enumerate(loaded):
         yield f"{name}, row {number}", row
 

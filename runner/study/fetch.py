@@ -12,6 +12,7 @@ from typing import Any
 
 from runner import rundir
 from runner.errors import NotFoundError, UsageError
+from runner.study.hub_words import not_loaded
 
 _NOT_FOR_READING = ("*optimizer*", "*scheduler.pt", "*rng_state*", "*training_args.bin")
 
@@ -19,6 +20,17 @@ _NOT_FOR_READING = ("*optimizer*", "*scheduler.pt", "*rng_state*", "*training_ar
 def is_folder_of_a_repository(source: str) -> bool:
     """Whether `source` is `owner/name/folder...` and nothing on this disk."""
     return re.fullmatch(r"[\w.-]+(/[\w.-]+){2,}/?", source) is not None and not Path(source).exists()
+
+
+def refuse_lost_path(source: str, error: BaseException | None = None) -> None:
+    """Raise NotFoundError for a path of this disk that leads nowhere; a name that may be the Hub's passes.
+
+    A path is what begins like one, or what begins with a directory that is here: `runs/stage5/...` with a typing error
+    is no repository called `runs/stage5`.
+    """
+    first = source.strip("/").split("/")[0]
+    if source.startswith(("/", ".", "~")) or (first and Path(first).is_dir()):
+        raise NotFoundError(f"There is no model directory {source}.") from error
 
 
 def fetch_weights(source: str, revision: str = "main", *, api: Any = None) -> Path:
@@ -29,18 +41,17 @@ def fetch_weights(source: str, revision: str = "main", *, api: Any = None) -> Pa
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    from runner.study.hub import in_words
-
     api = api or HfApi()
     owner, name, *rest = source.strip("/").split("/")
+    if Path(owner, name).is_dir():
+        refuse_lost_path(source)
     repo, folder = f"{owner}/{name}", "/".join(rest)
     try:
         commit = api.repo_info(repo, revision=revision).sha
         paths = [entry.path for entry in api.list_repo_tree(repo, recursive=True, revision=commit)]
     except Exception as error:
-        raise NotFoundError(
-            f"{repo} at '{revision}' cannot be read: {in_words(error)}", hint="Private repositories need HF_TOKEN."
-        ) from error
+        refuse_lost_path(source, error)
+        raise not_loaded("model", repo, revision, error) from error
     found = _checkpoint_in(folder, paths)
     if found is None:
         raise NotFoundError(f"{repo} at {commit[:12]} holds no checkpoint in '{folder}'.")

@@ -24,6 +24,7 @@ from runner import rundir
 from runner.errors import NotFoundError, UsageError
 from runner.study.hub_fence import FencedError, claim
 from runner.study.hub_fence import commit as fenced_commit
+from runner.study.hub_words import not_loaded
 
 PERMANENT = (400, 401, 403, 404, 413)
 """Answers that another try will not change."""
@@ -228,7 +229,7 @@ def fetch_newest(repo_id: str, recipe: str, into: Path, *, revision: str = "main
         commit = api.repo_info(repo_id, revision=revision).sha
         paths = [entry.path for entry in api.list_repo_tree(repo_id, recursive=True, revision=commit)]
     except HfHubHTTPError as error:
-        raise NotFoundError(f"{repo_id} at '{revision}' cannot be read: {in_words(error)}") from error
+        raise not_loaded("repository", repo_id, revision, error) from error
     marked = sorted((place for path in paths if (place := _place(path, recipe)) is not None), reverse=True)
     if not marked:
         raise NotFoundError(f"{repo_id} at {commit[:12]} holds no whole checkpoint of '{recipe}'.")

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from runner.errors import NotFoundError, UsageError
 from runner.recipe import MaskMode
-from runner.study.fetch import fetch_weights, is_folder_of_a_repository
+from runner.study.fetch import fetch_weights, is_folder_of_a_repository, refuse_lost_path
+from runner.study.hub_words import not_loaded
 from runner.study.mask import ATTENTION, PREFIX_CLASSES, MaskError, PrefixLM
 
 _TEXT_KEYS = {r"^language_model\.model\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
@@ -252,17 +253,7 @@ class _translated:  # noqa: N801 - reads as a word in a with statement
             ) from error
         if error is None or not isinstance(error, (OSError, ValueError)) or isinstance(error, UsageError):
             return
-        text = str(error)
-        if self.name.startswith(("/", ".", "~")) and not Path(self.name).exists():
-            raise NotFoundError(f"There is no model directory {self.name}.") from error
         if Path(self.name).exists():
-            raise UsageError(f"{self.name} cannot be loaded: {text.splitlines()[0]}") from error
-        if "gated" in text or "401" in text or ("private" in text and "HF_TOKEN" not in text):
-            hint = "Set HF_TOKEN if it is private or gated."
-        elif "revision" in text.lower():
-            hint = f"Is there a branch, tag or commit '{self.revision}'?"
-        else:
-            hint = "Name a local directory or a Hub id; private ones need HF_TOKEN."
-        raise NotFoundError(
-            f"No model '{self.name}' at revision '{self.revision}' could be loaded.", hint=hint
-        ) from error
+            raise UsageError(f"{self.name} cannot be loaded: {str(error).splitlines()[0]}") from error
+        refuse_lost_path(self.name, error)
+        raise not_loaded("model", self.name, self.revision, error) from error

@@ -172,7 +172,10 @@ def hub_stand_in() -> Iterator[tuple[HubStandIn, str]]:
             self.reply(200, entries)
 
         def resolve(self, name: str, path: str) -> None:
-            files = hub.at(name) or {}
+            files = hub.at(name)
+            if files is None:
+                self.reply(404, {"error": "no such revision"}, {"X-Error-Code": "RevisionNotFound"})
+                return
             if path not in files:
                 self.reply(404, {"error": "no such file"}, {"X-Error-Code": "EntryNotFound"})
                 return

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runner.errors import UsageError
+from runner.errors import Exit, NotFoundError, UsageError
 from tui.commands.common import emit_json, json_option
 
 
@@ -31,7 +31,8 @@ def command(model: str, data: str | None, as_json: bool) -> int:
     if document is None:
         said = [line for line in done.stderr.splitlines() if line.startswith(("runner: ", "  "))]
         lines = [line.removeprefix("runner: ").strip() for line in said[-2:]] or done.stderr.splitlines()[-1:]
-        raise UsageError(lines[0] if lines else "The audit ended without a result.", hint=" ".join(lines[1:]))
+        kind = NotFoundError if done.returncode == Exit.NOT_FOUND else UsageError
+        raise kind(lines[0] if lines else "The audit ended without a result.", hint=" ".join(lines[1:]))
     if as_json:
         emit_json(document)
     else:
