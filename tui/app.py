@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 PALETTE_ROOM = (40, 10)
 """Columns and rows that the palette needs."""
+SETTLED_S = 1.0
+"""Seconds after the first frame that what nobody waits for leaves to the first curve, at most."""
 SWITCH_S = 0.001
 """Seconds that a thread which computes keeps the screen waiting; five times that, as Python begins with, adds up."""
 
@@ -96,6 +98,7 @@ class TunewatchApp(App[None]):
         """What is rented; None before it was looked at, and where nothing is."""
         self.rental_changed: Signal[RentalSnapshot] = Signal(self, "rental")
         self._rentals: Rentals | None = None
+        self._settled = False
         self.live_prices = True
         """Whether the market is asked by itself for the quotes beside a run."""
         self._prices: LivePrices | None = None
@@ -156,18 +159,25 @@ class TunewatchApp(App[None]):
 
     def on_ready(self) -> None:
         """The first frame stands: now read. Reading imports the forecast and competes for the processor."""
-        gc.freeze()
-        gc.enable()
         self.theme_changed_signal.subscribe(self, lambda theme: self.session.layout.keep_theme(theme.name))
         self.notices.begin()
         sys.setswitchinterval(SWITCH_S)
         self.session.between = ScreenFirst(asyncio.get_running_loop())
         self.session.start(self._post_snapshot)
-        self._watch_rentals()
-        self._watch_prices()
+        self.set_timer(SETTLED_S, self._settle)
         self._sit()
         if self.session.notice:
             self.notify(self.session.notice, severity="warning", timeout=10)
+
+    def _settle(self) -> None:
+        """The first curve stands, or it takes its time: now look at all the rest, and collect garbage again."""
+        if self._settled:
+            return
+        self._settled = True
+        gc.freeze()
+        gc.enable()
+        self._watch_rentals()
+        self._watch_prices()
 
     def _watch_prices(self) -> None:
         """Keep the quotes those of the live market, unless a file of offers was given."""
@@ -207,6 +217,7 @@ class TunewatchApp(App[None]):
                 screen.take(snapshot)
         if not snapshot.estimated:
             self.call_after_refresh(self.session.look_now)
+        self.call_after_refresh(self._settle)
 
     def _sit(self) -> None:
         """Act, or look while another screen acts; whoever asked for read-only keeps to it."""
