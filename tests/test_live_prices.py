@@ -8,9 +8,8 @@ from typing import Any
 
 from remote.market import load_offers
 from tests.fake_vast import faults
-from tests.support.tui import app_with, frozen, history, snapshot, until
+from tests.support.tui import app_with, frozen, history, plain, snapshot, until
 from tests.test_offers_screen import Hand, ids, market, settled, trouble  # noqa: F401 - a fixture among them
-from tests.test_tui_live import plain
 from tui.live_prices import LivePrices, best
 from tui.market import AGAIN_S, STALE_S, LiveMarket
 from tui.opening import new_session
@@ -84,6 +83,7 @@ async def test_a_file_of_offers_stands_above_the_live_market_although_there_is_a
         assert "from mine.json" in plain(app)
         await pilot.press("r")
         await until(lambda: "mine.json, as asked for" in trouble(pilot), pilot)
+        await until(lambda: app._settled, pilot)
         assert app._prices is None
         assert app.price_words() == "prices from mine.json"
     assert searches(market) == 0

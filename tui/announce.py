@@ -14,15 +14,18 @@ from __future__ import annotations
 import json
 import queue
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from runner.errors import UsageError
 from tui.alerts import Event, Volume
+
+if TYPE_CHECKING:
+    from urllib.request import OpenerDirector, Request
+
+# what sends is imported where something is sent: few have an address, and all wait for a curve
 
 WEBHOOK_VARIABLE = "TUNEWATCH_WEBHOOK"
 NTFY_VARIABLE = "TUNEWATCH_NTFY"
@@ -89,8 +92,10 @@ class Address:
     def __repr__(self) -> str:
         return f"Address({self.kind} at {self.host})"
 
-    def request(self, event: Event) -> urllib.request.Request:
+    def request(self, event: Event) -> Request:
         """The request that delivers one event."""
+        from urllib.request import Request
+
         headers = {"Content-Type": "application/json", "User-Agent": "tunewatch"}
         if self.kind == "webhook":
             # Slack and Mattermost read "text", Discord "content"; who writes a receiver has the rest
@@ -103,7 +108,7 @@ class Address:
                 "target": event.target,
                 "step": event.step,
             }
-            return urllib.request.Request(self.url, _encoded(body), headers, method="POST")  # noqa: S310 - checked above
+            return Request(self.url, _encoded(body), headers, method="POST")  # noqa: S310 - checked above
         parts = urllib.parse.urlsplit(self.url)
         base, _, topic = parts.path.strip("/").rpartition("/")
         # published as JSON to the server's root, because a header cannot carry "→" or "é"
@@ -116,7 +121,7 @@ class Address:
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         root = urllib.parse.urlunsplit((parts.scheme, parts.netloc, f"/{base}", "", ""))
-        return urllib.request.Request(root, _encoded(body), headers, method="POST")  # noqa: S310 - checked above
+        return Request(root, _encoded(body), headers, method="POST")  # noqa: S310 - checked above
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
@@ -140,11 +145,15 @@ def addresses(environment: Mapping[str, str]) -> tuple[Address, ...]:
     return tuple(found)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the event, and perhaps the token, to a host that nobody chose."""
+def _opener() -> OpenerDirector:
+    """Opens an address and follows no redirect, which would take the event, and perhaps the token, to another host."""
+    from urllib.request import HTTPRedirectHandler, build_opener
 
-    def redirect_request(self, *args: Any, **named: Any) -> None:
-        return None
+    class NoRedirect(HTTPRedirectHandler):
+        def redirect_request(self, *args: Any, **named: Any) -> None:
+            return None
+
+    return build_opener(NoRedirect)
 
 
 class Courier(threading.Thread):
@@ -156,7 +165,7 @@ class Courier(threading.Thread):
         self._trouble = trouble
         self._timeout = timeout
         self._waiting: queue.Queue[Event | None] = queue.Queue(WAITING)
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = _opener()
         self._complained: set[Address] = set()
         """Addresses whose fault was said and not mended since: a dead server is one sentence, not one per event."""
 
@@ -195,13 +204,15 @@ class Courier(threading.Thread):
                 self._deliver(address, event)
 
     def _deliver(self, address: Address, event: Event) -> None:
+        from urllib.error import HTTPError
+
         said = ""
         for _ in range(ATTEMPTS):
             try:
                 with self._opener.open(address.request(event), timeout=self._timeout):
                     self._complained.discard(address)
                     return
-            except urllib.error.HTTPError as error:
+            except HTTPError as error:
                 said = f"answered {error.code}"
                 error.close()
                 if error.code < 500 and error.code != 429:
