@@ -10,10 +10,10 @@ demo-cloud: .venv/demo.stamp  ## offers, launch, watch, kill and bill on a stand
 	$(BIN)/python -m tests.demo_cloud $(ARGS)
 
 test: .venv/dev.stamp lint    ## everything, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-fast: .venv/dev.stamp    ## what runs in a minute
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: .venv/dev.stamp         ## style, types, the four floors
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

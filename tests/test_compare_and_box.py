@@ -11,9 +11,9 @@ from textual.widgets import DataTable
 
 from runner.history import RunHistory, TrainPoint
 from runner.metrics import MetricsReader, MetricsWriter
-from tests.support.tui import app_with, frozen, history, snapshot, until
+from tests.support.tui import BIG, SMALL, app_with, frozen, history, plain, snapshot, told, until
 from tests.test_log_reader import CLEAR, bar, read, start
-from tests.test_tui_live import BIG, SMALL, _own_home, plain, told  # noqa: F401 - the fixture is used by being here
+from tests.test_tui_live import _own_home  # noqa: F401 - the fixture is used by being here
 from tests.test_tui_more import HEALTH
 from tui.app import SnapshotArrived
 from tui.curves import CurveCache, View, counts_tokens

@@ -18,8 +18,7 @@ from tests.fake_vast import FakeVast, faults
 from tests.fake_vast.market import offer_row
 from tests.support.rented import BOOT, Laptop
 from tests.support.standin import standin_recipe
-from tests.support.tui import until
-from tests.test_tui_live import plain
+from tests.support.tui import plain, until
 from tui.app import TunewatchApp
 from tui.screens.deed import DeedScreen
 from tui.screens.launch import LaunchScreen

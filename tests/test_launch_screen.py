@@ -15,8 +15,7 @@ from remote.launch_check import dry_run, unfinished_launches
 from runner.errors import RefusedError
 from tests.fake_vast import FakeVast
 from tests.support.rented import Crash, CrashAt, Laptop, real_world
-from tests.support.tui import app_with, frozen, snapshot, until
-from tests.test_tui_live import plain, told
+from tests.support.tui import app_with, frozen, plain, snapshot, told, until
 from tui.launch_draft import Draft
 from tui.market import LiveMarket
 from tui.screens.deed import DeedScreen

@@ -9,10 +9,10 @@ import pytest
 
 from estimator.whatif import RuleOutcome
 from runner.autostop import StopRule
+from tests.support.log_room import Room, ready, until
 from tests.support.tui import RULE, history, snapshot
 from tests.test_event_list import NEW, OLD
 from tests.test_event_list import Room as EventRoom
-from tests.test_logs_screen import Room, ready, until
 from tests.test_what_if import Room as WhatIfRoom
 from tests.test_what_if import opened
 from tui.alerts import Event, Volume

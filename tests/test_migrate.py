@@ -4,65 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from remote import migrate_end, migrate_switch
-from remote.access import own_key
-from remote.journal import Journal, Row
+from remote import migrate_end
+from remote.journal import Journal
 from remote.known import find_run
 from remote.migrate import abort_migration, account, last_migration, migrate, open_migration, resume_migration
-from remote.migrate_plan import plan_move, refuse_fewer_gpus, refuse_if_it_does_not_pay
-from remote.migrate_switch import NoProgressError, RunOverError
-from remote.move import Request
-from remote.provider import Order as Rental
-from runner.errors import NotFoundError, ProviderError, RefusedError, TunewatchError, UnconfirmedError
+from remote.migrate_plan import plan_move, refuse_if_it_does_not_pay
+from remote.migrate_switch import RunOverError
+from runner.errors import NotFoundError, RefusedError, UnconfirmedError
 from tests.fake_vast import FakeVast, faults
-from tests.fake_vast.market import offer_row
-from tests.support.migration import RUN, Moving, a_run, offer_of
-from tests.support.rented import Laptop, real_world
-from tests.support.vast import rented_world
+from tests.support.migration import RUN, At, Moving, a_run, move_with, offer_of
+from tests.support.rented import Laptop
 from tui.cli import main
 
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeVast]:
-    with real_world(tmp_path_factory.mktemp("boxes")) as fake:
-        yield fake
-
-
-@pytest.fixture(autouse=True)
-def quiet(world: FakeVast) -> Iterator[None]:
-    yield
-    world.faults.clear()
-    world.world.linger = 0
-    world.world.refuse_start = False
-
-
-class At:
-    """Does something once, when a row is on the disk."""
-
-    def __init__(self, row: str, do: Callable[[], object]) -> None:
-        self.row, self.do, self.done = row, do, False
-
-    def __call__(self, row: Row) -> None:
-        if not self.done and f"{row.step} {row.phase}" == self.row:
-            self.done = True
-            self.do()
-
-
-def move_with(moving: Moving, hook: At, **changes: object) -> object:
-    """Migrate with the hook, which has to have been met."""
-    request = moving.request(**changes)
-    desk = moving.laptop.desk(after=hook)  # type: ignore[arg-type]
-    try:
-        return migrate(desk, request, moving.laptop.open_pair, {})
-    finally:
-        assert hook.done, f"{hook.row} was never written"
-        desk.journal.close()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def deed_data(moving: Moving) -> dict[str, object]:
@@ -71,9 +31,6 @@ def deed_data(moving: Moving) -> dict[str, object]:
         return account(last_migration(journal, RUN))
     finally:
         journal.close()
-
-
-# -- the whole way ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -181,101 +138,6 @@ def _impatient(destroy: Callable[..., str]) -> Callable[..., str]:
     return at_once
 
 
-# -- the new box fails ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["crash", "hang"])
-def test_a_new_trainer_that_does_not_train_puts_the_old_box_back_to_work(
-    world: FakeVast, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(migrate_switch, "STALL_S", 3.0)
-    with a_run(world, tmp_path) as moving:
-
-        def spoil() -> None:
-            (new,) = [box for box in moving.made() if box.id != moving.old.id]
-            moving.spoil.write_text(f"{mode} /{new.id}/")
-
-        with pytest.raises(NoProgressError):
-            move_with(moving, At("M8 done", spoil))
-        assert [box.id for box in moving.made()] == [moving.old.id]
-        moving.wait_for_step(1, beyond=10)
-        moving.check_curve()
-        moving.check_journal()
-
-
-@pytest.mark.slow
-def test_a_new_box_that_is_outbid_while_it_starts_is_given_up_and_the_run_goes_on_where_it_was(
-    world: FakeVast, tmp_path: Path
-) -> None:
-    """F18 on the new side."""
-    with a_run(world, tmp_path) as moving:
-
-        def outbid() -> None:
-            (new,) = [box for box in moving.made() if box.id != moving.old.id]
-            world.world.outbid(new)
-
-        with pytest.raises(TunewatchError):
-            move_with(moving, At("M8 done", outbid))
-        assert [box.id for box in moving.made()] == [moving.old.id]
-        moving.wait_for_step(1, beyond=10)
-        moving.check_curve()
-        moving.check_journal()
-        journal = Journal(moving.laptop.home)
-        box = journal.box(moving.old.id)
-        assert box is not None
-        assert box.data["epoch"] == 2, "it went on one epoch later than the one that failed"
-        journal.close()
-
-
-# -- the old box fails ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_f18_an_old_box_that_is_outbid_in_the_middle_loses_at_most_the_steps_since_its_last_checkpoint(
-    world: FakeVast, tmp_path: Path
-) -> None:
-    with a_run(world, tmp_path) as moving:
-        assert move_with(moving, At("M6 done", lambda: world.world.outbid(moving.old)))
-        moving.wait_for_step(1, beyond=10)
-        moving.check_curve()
-        moving.check_journal()
-        assert [box.id for box in moving.made()] != [moving.old.id]
-
-
-@pytest.mark.slow
-def test_f18_a_run_whose_spot_box_was_killed_without_notice_goes_on_elsewhere(world: FakeVast, tmp_path: Path) -> None:
-    """The box is started to be read, never to train, and destroyed at the end."""
-    with a_run(world, tmp_path) as moving:
-        moving.wait_for_step(25)
-        world.world.outbid(moving.old)
-        reached = moving.steps()[-1][0]
-        proposal = plan_move(moving.laptop.desk(), RUN, moving.offer, moving.laptop.open_pair)
-        assert proposal.decision is None, "there is nothing to stay on"
-        refuse_if_it_does_not_pay(proposal)
-        assert migrate(moving.laptop.desk(), moving.request(), moving.laptop.open_pair, {}).ok
-        moving.wait_for_step(1, beyond=10)
-        moving.check_curve()
-        moving.check_journal()
-        steps = [step for step, _ in moving.steps()]
-        again = steps[steps.index(reached) + 1]
-        assert reached - again < 10 + 2, "saved every 10 steps, so at most those are done again"
-
-
-@pytest.mark.slow
-def test_f18_a_killed_box_that_cannot_be_started_keeps_its_disk_and_nothing_is_left_rented(
-    world: FakeVast, tmp_path: Path
-) -> None:
-    with a_run(world, tmp_path) as moving:
-        world.world.outbid(moving.old)
-        world.world.refuse_start = True
-        with pytest.raises(RefusedError, match="cannot be started to read its checkpoints"):
-            moving.migrate()
-        world.world.refuse_start = False
-        assert [box.id for box in moving.made()] == [moving.old.id]
-        moving.check_journal()
-
-
 @pytest.mark.slow
 def test_a_run_that_ends_by_itself_before_it_is_drained_is_left_where_it_is(world: FakeVast, tmp_path: Path) -> None:
     with a_run(world, tmp_path, steps=400) as moving:
@@ -284,128 +146,6 @@ def test_a_run_that_ends_by_itself_before_it_is_drained_is_left_where_it_is(worl
         assert [box.id for box in moving.made()] in ([moving.old.id], [])
         assert moving.steps()[-1][0] == 400
         moving.check_curve()
-
-
-# -- renting, with boxes that let nobody in ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def paper(tmp_path: Path) -> Iterator[tuple[Laptop, Request]]:
-    """A run on a box without processes, and the request to move it: as far as the new box's SSH all is real."""
-    offers = [offer_row(number, machine_id=number) for number in range(1, 40)]
-    with rented_world(offers=offers) as (fake, provider, clock):
-        laptop = Laptop(fake, tmp_path, provider=provider, real=False)
-        old = provider.create(Rental(39, "tunewatch:elsewhere:mine:1", "image:1", 60.0, ""))
-        clock.sleep(60)
-        desk = laptop.desk()
-        label = f"tunewatch:{desk.journal.laptop()}:{RUN}:1"
-        provider.label(old, label)
-        desk.journal.put_box(old, run=RUN, label=label, state="running", run_dir="/root/tunewatch/runs/" + RUN)
-        own_key(laptop.home)
-        plan = laptop.request(1, name=RUN)
-        yield laptop, Request(RUN, old, "/root/tunewatch/runs/" + RUN, label, plan, 1)
-
-
-def fails(laptop: Laptop, request: Request) -> TunewatchError:
-    with pytest.raises(TunewatchError) as caught:
-        migrate(laptop.desk(), request, laptop.open_pair, {})
-    return caught.value
-
-
-@pytest.mark.parametrize("fault", faults.WITH_EFFECT, ids=lambda fault: fault.name)
-def test_f12_a_rental_whose_answer_was_lost_is_found_and_never_sent_again(
-    paper: tuple[Laptop, Request], fault: faults.Fault
-) -> None:
-    laptop, request = paper
-    laptop.fake.faults.add("create", fault)
-    laptop.fake.world.hide_new = 3
-    error = fails(laptop, request)
-    assert "does not answer" in error.message, "it went on with the box that was found, up to the SSH that is missing"
-    assert laptop.fake.count("create") == 2
-    assert [box.id for box in laptop.fake.world.living()] == [request.old_id]
-    laptop.check_agreement()
-
-
-@pytest.mark.parametrize("fault", [f for f in faults.WITHOUT_EFFECT if f.name != "429"], ids=lambda fault: fault.name)
-def test_f12_a_rental_that_never_happened_leaves_the_old_box_alone(
-    paper: tuple[Laptop, Request], fault: faults.Fault
-) -> None:
-    laptop, request = paper
-    laptop.fake.faults.add("create", fault)
-    error = fails(laptop, request)
-    if isinstance(error, UnconfirmedError):
-        laptop.fake.world.clock.sleep(700)  # type: ignore[attr-defined]
-        desk = laptop.desk()
-        record = open_migration(desk.journal, RUN)
-        assert record is not None
-        with pytest.raises(ProviderError, match="left nothing behind"):
-            resume_migration(desk, record.id, laptop.open_pair, {})
-    assert [box.id for box in laptop.fake.world.living()] == [request.old_id]
-    laptop.check_agreement()
-
-
-@pytest.mark.parametrize("operation", ["search", "list", "attach", "destroy", "user"])
-def test_f11_no_odd_answer_leaves_a_second_box(paper: tuple[Laptop, Request], operation: str) -> None:
-    laptop, request = paper
-    for fault in (*faults.WITHOUT_EFFECT, *faults.WITH_EFFECT):
-        laptop.fake.faults.add(operation, fault, times=2)
-        fails(laptop, request)
-        laptop.fake.faults.clear()
-        desk = laptop.desk()
-        record = open_migration(desk.journal, RUN)
-        if record is not None:
-            assert abort_migration(desk, record.id, laptop.open_pair, {}).ok
-        assert [box.id for box in laptop.fake.world.living()] == [request.old_id], fault.name
-        laptop.check_agreement()
-        for row in laptop.fake.world.offers.values():
-            row["rentable"] = True
-
-
-def test_a_plan_older_than_ten_minutes_is_dropped(paper: tuple[Laptop, Request]) -> None:
-    laptop, request = paper
-    desk = laptop.desk()
-    with desk.journal.begin("migrate", RUN, epoch=1, request=request.to_json(), old_instance_id=request.old_id) as deed:
-        deed_id = deed.id
-    laptop.fake.world.clock.sleep(601)  # type: ignore[attr-defined]
-    with pytest.raises(RefusedError, match="older than ten minutes"):
-        resume_migration(desk, deed_id, laptop.open_pair, {})
-    assert laptop.fake.count("create") == 1
-    laptop.check_agreement()
-
-
-def test_ctrl_c_while_the_new_box_boots_undoes_the_rental_and_nothing_else(paper: tuple[Laptop, Request]) -> None:
-    laptop, request = paper
-    desk = laptop.desk()
-    sleep = desk.sleep
-
-    def interrupted(seconds: float) -> None:
-        desk.sleep = sleep
-        raise KeyboardInterrupt
-
-    desk.sleep = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        migrate(desk, request, laptop.open_pair, {})
-    assert [box.id for box in laptop.fake.world.living()] == [request.old_id]
-    laptop.check_agreement()
-
-
-def test_a_second_migration_of_the_same_run_is_refused(paper: tuple[Laptop, Request]) -> None:
-    laptop, request = paper
-    with laptop.desk().journal.begin("migrate", RUN, request=request.to_json()):
-        assert "not finished" in fails(laptop, request).message
-    assert laptop.fake.count("create") == 1
-
-
-def test_a_run_of_several_processes_is_not_moved_to_fewer_gpus(paper: tuple[Laptop, Request]) -> None:
-    laptop, request = paper
-    offer = laptop.desk().provider.offer(request.launch.plan.offer_id, disk_gb=60.0)
-    refuse_fewer_gpus(request.launch, offer)
-    several = replace(request.launch, order=replace(request.launch.order, nproc=offer.num_gpus + 1))
-    with pytest.raises(RefusedError, match=rf"{offer.num_gpus + 1} processes, one per GPU"):
-        refuse_fewer_gpus(several, offer)
-
-
-# -- the command ------------------------------------------------------------------------------------------------------
 
 
 def told(arguments: list[str]) -> int:

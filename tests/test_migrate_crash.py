@@ -27,12 +27,6 @@ ROWS = 30
 """Rows that a migration writes after it was opened, where nothing goes wrong; a test counts them."""
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeVast]:
-    with real_world(tmp_path_factory.mktemp("boxes")) as fake:
-        yield fake
-
-
 @contextmanager
 def watched(moving: Moving) -> Iterator[list[tuple[int, int]]]:
     """Collects `(instance, last step of the run)` of every box that is destroyed."""

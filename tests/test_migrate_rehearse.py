@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from remote.migrate_rehearse import RehearsalError, check_losses, measured
 from runner.history import Frame, RunHistory, TrainPoint
 from tests.fake_vast import FakeVast
 from tests.support.migration import RUN, Moving, a_run
-from tests.support.rented import real_world
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeVast]:
-    with real_world(tmp_path_factory.mktemp("boxes")) as fake:
-        yield fake
 
 
 def said_by(moving: Moving) -> dict[str, object]:

@@ -17,8 +17,7 @@ from remote.market import load_offers
 from remote.vast import key_configured
 from tests.fake_vast import FakeVast, faults
 from tests.fake_vast.market import offer_row
-from tests.support.tui import app_with, snapshot, until
-from tests.test_tui_live import plain
+from tests.support.tui import app_with, plain, snapshot, until
 from tui.market import LiveMarket, parse_budget, parse_deadline
 from tui.offer_rows import cells, titles
 from tui.screens.deed import DeedScreen

@@ -11,8 +11,7 @@ from textual.widgets import Static
 from runner.autostop import StopRule
 from runner.requests import pending
 from tests.support.answering import answering
-from tests.support.tui import RULE, app_with, frozen, history, snapshot, until
-from tests.test_tui_live import plain, told
+from tests.support.tui import RULE, app_with, frozen, history, plain, snapshot, told, until
 from tui.app import SnapshotArrived, TunewatchApp
 from tui.deeds import DeedEnd, rule_deed, run_deed
 from tui.screens.live import LiveScreen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from textual.widgets import DataTable, Input
 from runner.history import EvalPoint, RunHistory
 from runner.metrics import MetricsWriter
 from runner.rundir import RunDir
-from tests.support.tui import TARGET, app_with, demo_history, frozen, history, snapshot, until
+from tests.support.tui import BIG, SMALL, TARGET, app_with, demo_history, frozen, history, plain, snapshot, told, until
 from tui.app import SnapshotArrived, TunewatchApp
 from tui.axes import ChartSpec
 from tui.curves import View
@@ -24,8 +23,6 @@ from tui.widgets.chart_pane import ChartPane
 from tui.widgets.panes import TextPane
 from tui.widgets.status_line import StatusLine
 
-BIG, SMALL = (120, 40), (80, 24)
-
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
@@ -34,16 +31,6 @@ def _own_home(tmp_path, monkeypatch):
 
 def spec(app, name="loss") -> ChartSpec:
     return app.screen.query_one(f"#{name}", ChartPane).spec
-
-
-def told(pilot) -> list:
-    """The notices on the screen."""
-    return list(pilot.app._notifications)
-
-
-def plain(app) -> str:
-    """Everything that stands on the screen, as text."""
-    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
 
 
 async def test_everything_that_matters_stands_on_one_screen():
@@ -315,26 +302,6 @@ async def test_the_market_sorts_shows_the_front_and_pins_the_present_box():
         assert isinstance(pilot.app.screen, LiveScreen)
 
 
-async def test_random_keys_pastes_and_sizes_break_nothing():
-    """A monkey: 120 keys at random, garbage pasted, the terminal down to 40x10 and back."""
-    dice = random.Random(20261123)
-    keys = [k for key in KEYS if key.action not in ("quit", "shell", "export") for k in key.keys.split(",")]
-    keys += ["up", "down", "enter", "escape", "tab", "pageup", "backspace", "a", "9", "ctrl+p"]
-    app = app_with(frozen(snapshot()))
-    async with app.run_test(size=BIG) as pilot:
-        for number in range(120):
-            await pilot.press(dice.choice(keys))
-            if number % 40 == 0:
-                await pilot.resize_terminal(*dice.choice([(40, 10), (80, 24), (30, 5), BIG, (200, 60)]))
-            if number % 50 == 25:
-                app.post_message(SnapshotArrived(snapshot(history(dice.randint(1, 1200)))))
-        await pilot.resize_terminal(*BIG)
-        for _ in range(12):
-            await pilot.press("escape")
-        await until(lambda: isinstance(app.screen, LiveScreen) or len(app.screen_stack) <= 3, pilot)
-        assert app.is_running
-
-
 def test_panes_are_text_only_and_never_touch_the_floor_below():
     """Widgets do no I/O: none of them imports `remote`."""
     import tui.widgets
@@ -370,71 +337,6 @@ async def test_garbage_in_the_filter_is_a_sentence_and_the_list_stays(monkeypatc
         assert table.row_count == 1
         app.screen.query_one("#filter", Input).value = "state:finished"
         await until(lambda: table.row_count == 0, pilot)
-
-
-async def test_stop_asks_with_the_focus_on_cancel_and_does_nothing_when_cancelled(monkeypatch):
-    ran = []
-    monkeypatch.setattr("tui.screens.deed.run_deed", lambda deed, say: ran.append(deed))
-    async with app_with(frozen(snapshot())).run_test(size=BIG) as pilot:
-        await pilot.pause()
-        await pilot.press("S")
-        await pilot.pause()
-        assert pilot.app.focused.id == "cancel"
-        assert "goes on billing $0.74 an hour" in plain(pilot.app)
-        assert f"$ tunewatch stop {TARGET}" in plain(pilot.app)
-        await pilot.press("enter")
-        await pilot.pause()
-        assert isinstance(pilot.app.screen, LiveScreen)
-    assert ran == []
-
-
-async def test_kill_needs_the_name_typed_back_and_shows_an_unconfirmed_end_in_words(monkeypatch):
-    from tui.deeds import DeedEnd
-
-    def act(deed, say):
-        say("✓ stop  2.0s")
-        say("✗ destroy  no answer")
-        return DeedEnd(False, 7, "unconfirmed", "unconfirmed: it may still bill.")
-
-    monkeypatch.setattr("tui.screens.deed.run_deed", act)
-    app = app_with(frozen(snapshot()))
-    app.session.instances[TARGET] = 31457957
-    async with app.run_test(size=BIG) as pilot:
-        await pilot.pause()
-        await pilot.press("K")
-        await pilot.pause()
-        button = app.screen.query_one("#go")
-        assert button.disabled
-        app.screen.query_one("#name", Input).value = "20260215-10451"
-        await pilot.pause()
-        assert button.disabled
-        app.screen.query_one("#name", Input).value = "20260215-104518"
-        await until(lambda: not button.disabled, pilot)
-        await pilot.click("#go")
-        await until(lambda: "unconfirmed: it may still bill." in plain(app), pilot)
-        assert "✗ destroy  no answer" in plain(app)
-
-
-async def test_kill_of_a_run_on_no_rented_box_is_refused_with_the_reason(monkeypatch):
-    async with app_with(frozen(snapshot())).run_test(size=BIG) as pilot:
-        await pilot.pause()
-        await pilot.press("K")
-        await until(lambda: any("on no box that tunewatch rented" in n.message for n in told(pilot)), pilot)
-        monkeypatch.setenv("TUNEWATCH_READ_ONLY", "1")
-        await pilot.press("S")
-        await until(lambda: any("read-only here" in n.message for n in told(pilot)), pilot)
-        assert isinstance(pilot.app.screen, LiveScreen)
-
-
-def test_a_deed_is_the_command_of_the_same_name_and_its_end_is_read_from_it(monkeypatch):
-    """The real command, refused by the read-only switch: the sentence of the command line is the one of the dialog."""
-    from tui.deeds import run_deed, stop_deed
-
-    monkeypatch.setenv("TUNEWATCH_READ_ONLY", "1")
-    told = []
-    end = run_deed(stop_deed(snapshot()), told.append)
-    assert (end.ok, end.code) == (False, 4)
-    assert any("read-only" in line for line in told)
 
 
 async def test_what_happens_is_kept_in_the_list_of_events_and_leads_back_to_its_step():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runner.errors import UsageError
-from tests.support.tui import app_with, frozen, snapshot, until
-from tests.test_tui_live import BIG, _own_home, plain, told  # noqa: F401 - the fixture is used by being here
+from tests.support.tui import BIG, app_with, frozen, plain, snapshot, told, until
+from tests.test_tui_live import _own_home  # noqa: F401 - the fixture is used by being here
 from tui.screens.box import box_text
 from tui.screens.deed import DeedScreen
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from remote.deeds import DeedResult
-from remote.journal import Journal
+from remote.journal import Journal, Row
 from remote.launch import launch
 from remote.migrate import migrate
 from remote.migrate_plan import plan_move
@@ -83,9 +83,6 @@ class Moving:
         journal.close()
 
 
-_OFFERS = iter(range(1, 100_000))
-
-
 def offer_of(fake: FakeVast) -> int:
     """An offer of the stand-in that nobody has taken yet."""
     free = next(row["id"] for row in fake.world.offers.values() if row["rentable"] and not row.get("gone"))
@@ -116,3 +113,26 @@ def a_run(
     finally:
         for box in moving.made():
             fake.world.destroy(box, "the test")
+
+
+class At:
+    """Does something once, when a row is on the disk."""
+
+    def __init__(self, row: str, do: Callable[[], object]) -> None:
+        self.row, self.do, self.done = row, do, False
+
+    def __call__(self, row: Row) -> None:
+        if not self.done and f"{row.step} {row.phase}" == self.row:
+            self.done = True
+            self.do()
+
+
+def move_with(moving: Moving, hook: At, **changes: object) -> object:
+    """Migrate with the hook, which has to have been met."""
+    request = moving.request(**changes)
+    desk = moving.laptop.desk(after=hook)  # type: ignore[arg-type]
+    try:
+        return migrate(desk, request, moving.laptop.open_pair, {})
+    finally:
+        assert hook.done, f"{hook.row} was never written"
+        desk.journal.close()

@@ -24,6 +24,7 @@ from tui.snapshot import LinkView, Projection, QuoteRow, RunSnapshot, SnapshotMa
 
 RULE = StopRule(patience=4, min_delta=0.003, min_steps=600)
 TARGET = "runs/stage5/20260215-104518"
+BIG, SMALL = (120, 40), (80, 24)
 
 
 def history(step: int = 457, *, max_steps: int = 6000, rule: StopRule | None = RULE, every: int = 100) -> RunHistory:
@@ -151,6 +152,16 @@ def app_with(*snapshots: RunSnapshot, open_first: bool = True, **options: Any) -
     for one in snapshots:
         app.snapshots[one.target] = one
     return app
+
+
+def told(pilot: Any) -> list[Any]:
+    """The notices on the screen."""
+    return list(pilot.app._notifications)
+
+
+def plain(app: Any) -> str:
+    """Everything that stands on the screen, as text."""
+    return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
 
 
 async def strike(key: str, pilot: Any) -> None:
