@@ -6,10 +6,11 @@
 - s from a grid, in shares of the horizon: 0 is the plain power law; a late start makes a fall that stays nearly
   straight, as fine-tunes with a small learning rate show, without a claim that it will flatten soon.
 - u is t itself or the work done by then under a learning rate that falls linearly to zero at the horizon.
+- Beside the power laws stand exponential falls exp(-r t / horizon): what a run does that really reaches a floor.
 - g is nothing, linear or logarithmic. The prior of d leans to a further fall: real curves have more than one time
   scale, and a few evals show only the fastest. Its spread also allows a loss that rises again (over-fitting).
 
-(c, a, d, sigma^2) have a normal-inverse-gamma prior, so each of the 144 models is solved in closed form and weighted
+(c, a, d, sigma^2) have a normal-inverse-gamma prior, so each of the 156 models is solved in closed form and weighted
 by its marginal likelihood. Noise of the future is AR(1). Formulas: Bishop, Pattern Recognition and Machine Learning,
 section 3.5 and exercise 3.12. The grids and priors were compared on recorded curves (docs/forecast.md); what is here
 lies on a plateau, where halving or doubling one number changes little.
@@ -27,6 +28,10 @@ from estimator.simulate import Floats
 EXPONENTS = np.array([0.15, 0.3, 0.5, 0.8, 1.2, 2.0])
 LATE_STARTS = (0.0, 0.1, 0.5, 2.0)
 """s as a share of the horizon."""
+DECAYS = np.array([3.0, 6.0, 12.0, 25.0])
+"""r of the exponential falls."""
+DECAY_ODDS = 2.0
+"""Prior weight of an exponential fall beside a power law, of which there are twelve times as many."""
 DRIFT_PRIOR = np.array([0.3, 0.3, 0.4])
 """Prior weight of no drift, linear drift and logarithmic drift."""
 DRIFT_LEAN = -0.2
@@ -39,6 +44,8 @@ BEND_SHARE = 0.35
 """Prior scale of the noise as a share of the median second difference, most of which is curvature and not noise."""
 AR = 0.3
 PRIOR_DEGREES = 1.0
+LARGEST = 1e9
+"""Losses beyond it are worked with in a larger unit."""
 OLDEST_WEIGHT = 0.35
 """Weight of the first eval; it rises to 1: the early transient of a curve says little about its tail."""
 
@@ -49,9 +56,12 @@ def power_law_paths(losses: Floats, length: int, n: int, rng: np.random.Generato
     Needs two evals or more, all finite.
     """
     k = len(losses)
+    # squares of astronomical losses have no floating-point number
+    unit = max(1.0, float(np.abs(losses).max()) / LARGEST)
+    losses = losses / unit
     span = max(float(np.ptp(losses)), 0.02)
     noise = _noise(losses)
-    design, drifts = _design(length)
+    design, drifts, odds = _design(length)
     seen = design[:, :k]
     weight = np.linspace(OLDEST_WEIGHT, 1.0, k)
     prior_mean = np.zeros((len(design), 3))
@@ -76,7 +86,7 @@ def power_law_paths(losses: Floats, length: int, n: int, rng: np.random.Generato
     scale = PRIOR_DEGREES * noise**2 + 0.5 * (residual - np.einsum("mi,mij,mj->m", mean, posterior, mean))
     scale = np.maximum(scale, 1e-12)
     evidence = 0.5 * (np.log(precision[:, range(3), range(3)]).sum(axis=1) - np.linalg.slogdet(posterior)[1])
-    evidence += -shape * np.log(scale) + np.log(DRIFT_PRIOR[drifts])
+    evidence += -shape * np.log(scale) + np.log(DRIFT_PRIOR[drifts] * odds)
     odds = np.exp(evidence - evidence.max())
 
     model = np.repeat(np.arange(len(design)), rng.multinomial(n, odds / odds.sum()))
@@ -90,7 +100,7 @@ def power_law_paths(losses: Floats, length: int, n: int, rng: np.random.Generato
     for j in range(length - k):
         offset = AR * offset + shocks[j]
         paths[j] += offset
-    futures: Floats = paths.T
+    futures: Floats = paths.T * unit
     return futures
 
 
@@ -102,19 +112,22 @@ def _noise(losses: Floats) -> float:
 
 
 @functools.lru_cache(maxsize=4)
-def _design(length: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Columns 1, the fall (1 at the first eval) and g(t) of every model, shape (144, length, 3), and each model's g."""
+def _design(length: int) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Columns 1, the fall (1 at the first eval) and g(t) of every model, shape (156, length, 3), each model's g, and
+    its prior weight among those of the same g.
+    """
     t = np.arange(1, length + 1, dtype=np.float64)
     # work under a linearly falling rate: the integral of 1 - t / (length + 1), in units of one eval at full rate
     annealed = t * (1 - 0.5 * t / (length + 1))
-    falls = np.concatenate(
-        [(clock + start * length) ** -EXPONENTS[:, None] for clock in (t, annealed) for start in LATE_STARTS]
-    )
+    powers = [(clock + start * length) ** -EXPONENTS[:, None] for clock in (t, annealed) for start in LATE_STARTS]
+    falls = np.concatenate([*powers, np.exp(-DECAYS[:, None] * t / length)])
     falls /= falls[:, :1]
+    odds = np.ones(len(falls))
+    odds[-len(DECAYS) :] = DECAY_ODDS
     drifts = np.stack([np.zeros(length), t / length, np.log(t) / np.log(max(length, 2))])
     design = np.empty((len(drifts) * len(falls), length, 3))
     design[:, :, 0] = 1.0
     design[:, :, 1] = np.tile(falls, (len(drifts), 1))
     design[:, :, 2] = np.repeat(drifts, len(falls), axis=0)
     design.setflags(write=False)
-    return design, np.repeat(np.arange(len(drifts)), len(falls))
+    return design, np.repeat(np.arange(len(drifts)), len(falls)), np.tile(odds, len(drifts))

@@ -6,12 +6,13 @@ So a forecast can never name a step before the earliest legal stop or after the 
 
 **The interval that is shown.** The stop step has an atom at the horizon, so central quantiles are too wide where the
 run surely goes on, and useless where it may do either. Shown is the shortest interval around the median that holds a
-chosen mass. Under the usual rule that is `MASS_LATE` of everything where the run will probably reach the horizon,
-`MASS_EARLY` of the mass of the early stops where it will probably stop, in between a blend; a little more while few
-evals are known, and more when the library knows nothing like this curve. Under rules far from it a plain
-`MASS_UNUSUAL` of everything, for there the finer choice was found not to hold. The numbers were chosen on curves held
-out by source, under fifteen rules (docs/forecast.md, `python -m estimator.backtest --held-out`). `p10` and `p90` are
-the ends of this interval.
+chosen mass, made longer as long as that is cheap: while a percent of the horizon more takes in more than 1 / `WORTH`
+percent of the futures. Under the usual rule the mass is `MASS` of everything where the run will probably reach the
+horizon, `MASS` of the early stops where it will probably stop, in between a blend; a little more while few evals are
+known, and more when the library knows nothing like this curve. Under rules far from it a plain `MASS_UNUSUAL` of
+everything, for there the finer choice was found not to hold. The numbers were chosen on curves held out by source,
+under fifteen rules (docs/forecast.md, `python -m estimator.backtest --held-out`). `p10` and `p90` are the ends of this
+interval.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from estimator.view import RunView
 from runner.autostop import StopRule, StopState, earliest_stop, replay
 
 POWER_LAW_SHARE = 0.5
-MASS_LATE = 0.82
-MASS_EARLY = 0.82
+MASS = 0.76
+"""Share of the futures that the shown interval holds at least."""
+WORTH = 0.8
+"""Horizons that the interval may grow by per unit of mass that this takes in."""
 BLEND = (0.35, 0.55)
 """Between these probabilities of an early stop the two masses are blended."""
 FEW_EVALS = 0.04
@@ -46,7 +49,7 @@ LEAST_UNUSUAL = 0.3
 """The plain mass has its say under the usual rule, too: the finer choice was made on few curves."""
 DEFAULT_PATHS = 512
 FEWEST_PATHS = 64
-LARGEST_WORK = 150_000
+LARGEST_WORK = 60_000
 """Losses simulated per forecast; the paths are thinned to keep to it."""
 
 
@@ -67,10 +70,10 @@ class Futures:
 
     def interval(self, rule: StopRule, stops: Ints) -> tuple[int, int, int]:
         """P10, P50 and P90 of the sorted stop steps of a rule over these paths, as the forecast shows its own."""
-        return shortest_interval(stops, self.level(rule, stops))
+        return shortest_interval(stops, self.level(rule, stops), worth=WORTH, span=self.horizon)
 
     def level(self, rule: StopRule, stops: Ints) -> float:
-        """Share of the stops that the interval is asked to hold."""
+        """Share of the stops that the interval is asked to hold at least."""
         p_early = float(np.mean(stops < self.horizon))
         return min(0.995, max(0.05, interval_mass(p_early, len(self.seen), self.distance, rule) + self.widen))
 
@@ -87,7 +90,7 @@ class StopForecast:
     p_early: float
     """Probability that auto-stop ends the run before the horizon."""
     level: float
-    """Share of the samples that the shown interval was asked to hold."""
+    """Share of the samples that the shown interval was asked to hold at least."""
     method: str
     """mixture, library (too few evals for a curve of its own), stopped, horizon or ended."""
     earliest: int | None = None
@@ -127,7 +130,7 @@ def forecast_stop(
     if not coming:
         return certain(view.horizon, n, view.horizon, "horizon", best=state.best)
     losses = np.array([loss for _, loss in pairs], dtype=np.float64)
-    # thousands of evals to come: fewer paths say the same, and a screen must not wait for a second
+    # hundreds of evals to come: fewer paths say the same, and a screen must not wait
     n = max(FEWEST_PATHS, min(n, LARGEST_WORK // len(coming)))
     paths, method, distance = futures_of(view, rule, state, losses, len(coming), rng, library or shipped(), n, held_out)
     paths = above_zero(paths, losses)
@@ -206,7 +209,7 @@ def interval_mass(p_early: float, k: int, distance: float = AT_HOME, rule: StopR
     early = min(1.0, max(0.0, (p_early - BLEND[0]) / (BLEND[1] - BLEND[0])))
     more = FEW_EVALS * min(0.7, max(-0.3, math.log(6 / max(k, 1))))
     more += FAR_ANALOGS * min(0.7, max(-0.15, math.log(max(distance, 1e-3) / AT_HOME)))
-    usual = (1 - early) * (MASS_LATE + more) + early * (MASS_EARLY + more) * p_early
+    usual = (MASS + more) * (1 - early + early * p_early)
     odd = unusual(rule)
     return (1 - odd) * usual + odd * MASS_UNUSUAL
 
@@ -220,23 +223,22 @@ def unusual(rule: StopRule) -> float:
     return min(1.0, max(patience, delta, LEAST_UNUSUAL))
 
 
-def shortest_interval(samples: Ints, mass: float) -> tuple[int, int, int]:
+def shortest_interval(samples: Ints, mass: float, *, worth: float = 0.0, span: float = 1.0) -> tuple[int, int, int]:
     """Ends and median of the shortest interval around the median that holds `mass` of the sorted samples.
 
-    Among equally short ones the fullest is taken.
+    Among equally short ones the fullest is taken. With `worth` a longer one is taken where that is cheap: of all that
+    hold the mass, the one with the least width / span - worth * held.
     """
     n = len(samples)
-    middle = samples[(n - 1) // 2]
-    need = max(1, math.ceil(mass * n - 1e-9))
-    low = samples[: n - need + 1]
-    high = samples[need - 1 :]
-    fits = low <= middle
-    low, high = low[fits], np.maximum(high[fits], middle)
-    width = high - low
-    best = np.flatnonzero(width == width.min())
-    held = np.searchsorted(samples, high[best], side="right") - np.searchsorted(samples, low[best], side="left")
-    pick = best[np.argmax(held)]
-    return int(low[pick]), int(middle), int(high[pick])
+    values, counts = np.unique(samples, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    at = int(np.searchsorted(values, samples[(n - 1) // 2]))
+    low, high = values[: at + 1], values[at:]
+    held = below[at + 1 :][None, :] - below[: at + 1][:, None]
+    price = (high[None, :] - low[:, None]) / span - max(worth, 1e-9) * held / n
+    price[held < max(1, math.ceil(mass * n - 1e-9))] = np.inf
+    first, last = np.unravel_index(int(np.argmin(price)), price.shape)
+    return int(low[first]), int(values[at]), int(high[last])
 
 
 def certain(step: int, n: int, horizon: int, method: str, *, best: float | None = None) -> StopForecast:

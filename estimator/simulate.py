@@ -36,19 +36,22 @@ def simulate_stop(rule: StopRule, state: StopState, steps: Sequence[int], future
     bad = np.full(n, state.bad, dtype=np.int64)
     armed = state.armed_at is not None
     columns = np.ascontiguousarray(futures.T)
+    sizes = np.maximum(np.abs(columns), rule.min_delta)
     alive = np.ones(n, dtype=bool)
+    # an infinite reference stands for "none yet": the first judged eval becomes it
+    fresh = state.reference is None
     for j, step in enumerate(steps):
         armed = armed or step >= rule.min_steps
         if not armed and rule.count_from == "min_steps":
             continue
         value = columns[j]
-        # an infinite reference stands for "none yet": the first judged eval becomes it
-        slack = _TOLERANCE * np.maximum(np.maximum(np.abs(reference), np.abs(value)), rule.min_delta)
-        slack[~np.isfinite(slack)] = 0.0
+        slack = 0.0 if fresh else _TOLERANCE * np.maximum(np.abs(reference), sizes[j])
+        fresh = False
         better = reference - value > rule.min_delta + slack
-        reference = np.where(better, value, reference)
-        bad = np.where(better, 0, bad + 1)
-        if armed:
+        np.copyto(reference, value, where=better)
+        bad += 1
+        bad[better] = 0
+        if armed and (rule.patience <= j + 1 + state.bad):
             ends = alive & (bad >= rule.patience)
             if ends.any():
                 stop[ends] = j

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from estimator.library import FILE, shipped
-from estimator.plateau import above_zero, forecast_stop, interval_mass, shortest_interval, unusual
+from estimator.plateau import MASS_UNUSUAL, above_zero, forecast_stop, interval_mass, shortest_interval, unusual
 from estimator.view import make_view
 from remote.forecast import forecast_run
 from runner.autostop import StopRule, earliest_stop, replay
@@ -158,11 +158,25 @@ def test_the_interval_is_the_shortest_one_that_holds_its_mass_and_the_median():
     assert shortest_interval(np.array([5, 5, 5]), 0.8) == (5, 5, 5)
 
 
-def test_more_asked_mass_never_narrows_the_interval():
+def test_the_interval_grows_where_little_length_takes_in_many_futures_and_only_there():
+    samples = np.sort(np.array([10] * 50 + [13] * 30 + [40] * 20))
+    assert shortest_interval(samples, 0.4) == (10, 10, 10)
+    assert shortest_interval(samples, 0.4, worth=0.8, span=50) == (10, 10, 13)
+    assert shortest_interval(samples, 0.4, worth=0.8, span=15) == (10, 10, 13)
+    assert shortest_interval(samples, 0.4, worth=0.8, span=10) == (10, 10, 10)
+    assert shortest_interval(samples, 0.9, worth=0.8, span=10) == (10, 10, 40)
+
+
+@pytest.mark.parametrize("worth", [0.0, 0.8])
+def test_more_asked_mass_never_narrows_the_interval(worth):
     rng = np.random.default_rng(1)
     samples = np.sort(rng.integers(10, 60, 300))
-    widths = [h - lo for lo, _, h in (shortest_interval(samples, m) for m in np.linspace(0.05, 1, 30))]
+    found = [shortest_interval(samples, m, worth=worth, span=60) for m in np.linspace(0.05, 1, 30)]
+    widths = [h - lo for lo, _, h in found]
     assert widths == sorted(widths)
+    for mass, (low, middle, high) in zip(np.linspace(0.05, 1, 30), found, strict=True):
+        assert low <= middle <= high
+        assert np.mean((samples >= low) & (samples <= high)) >= mass - 1e-9
 
 
 def test_the_mass_changes_smoothly_with_the_probability_of_an_early_stop():
@@ -176,7 +190,8 @@ def test_the_further_a_rule_is_from_the_usual_one_the_plainer_its_interval():
     assert unusual(StopRule(4, 0.003)) == unusual(StopRule(4, 0.003, 50, "start")) < 1
     assert unusual(StopRule(4, 0.003)) < unusual(StopRule(5, 0.003)) < unusual(StopRule(8, 0.003)) == 1
     assert unusual(StopRule(4, 0.0)) == unusual(StopRule(2, 0.01)) == unusual(StopRule(20, 0.003)) == 1
-    assert interval_mass(0.7, 6, rule=StopRule(2, 0.001)) == interval_mass(0.1, 20, rule=StopRule(20, 0.0)) == 0.82
+    assert interval_mass(0.7, 6, rule=StopRule(2, 0.001)) == MASS_UNUSUAL
+    assert interval_mass(0.1, 20, rule=StopRule(20, 0.0)) == MASS_UNUSUAL
 
 
 def test_the_shipped_library_is_small_sourced_and_whole():
