@@ -82,7 +82,8 @@ def test_a_run_moves_and_its_curve_goes_on_as_if_nothing_had_happened(world: Fak
 @pytest.mark.slow
 def test_a_move_that_pays_is_carried_out_and_saves_what_was_forecast(world: FakeVast, tmp_path: Path) -> None:
     world.world.offers[offer_of(world)]["dph_base"] = 1.20
-    with a_run(world, tmp_path, steps=10_000_000, step_s=0.03) as moving:
+    # steps that take long beside what a busy machine adds to one
+    with a_run(world, tmp_path, steps=1_000_000, step_s=0.3, save_every=5) as moving:
         world.world.offers[moving.offer]["dph_base"] = 0.40
         proposal = plan_move(moving.laptop.desk(), RUN, moving.offer, moving.laptop.open_pair)
         decision = proposal.decision
@@ -93,8 +94,7 @@ def test_a_move_that_pays_is_carried_out_and_saves_what_was_forecast(world: Fake
         request = replace(proposal.request, confirm_steps=5)
         assert migrate(moving.laptop.desk(), request, moving.laptop.open_pair, {}).ok
         low, _, high = decision.saves_usd
-        # both are worked out from step times that were measured moments apart, on a machine that is busy now and then
-        assert 0.8 * low < deed_data(moving)["saves_to_horizon_usd"] < 1.2 * high  # type: ignore[operator]
+        assert low < deed_data(moving)["saves_to_horizon_usd"] < high  # type: ignore[operator]
         assert high > decision.stay_usd / 2, "most of two thirds of the price is saved"
 
 
