@@ -38,12 +38,19 @@ LEVELS = (0.1, 0.5, 0.9)
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """The rule of the backtest; min_steps is a share of each curve's own length."""
+    """The rule of the backtest; min_steps is a share of each curve's own length.
+
+    Raises ValueError, in words, for a share outside 0 to 1; the rule itself judges the rest.
+    """
 
     patience: int = 4
     min_delta: float = 0.003
     min_steps_frac: float = 0.1
     count_from: CountFrom = "min_steps"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_steps_frac <= 1:
+            raise ValueError(f"min-steps-frac is a share of the curve, 0 to 1, not {self.min_steps_frac}")
 
     def rule(self, length: int) -> StopRule:
         """The rule for a curve of `length` evals."""
@@ -169,7 +176,12 @@ def summary(scored: Sequence[Scored]) -> dict[str, float | None]:
 
 
 def bootstrap(scored: Sequence[Scored], draws: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """90 % intervals of the summary under resampling of whole curves; prefixes of one curve hang together."""
+    """90 % intervals of the summary under resampling of whole curves; prefixes of one curve hang together.
+
+    Empty when nothing was scored.
+    """
+    if not scored:
+        return {}
     rng = np.random.default_rng(seed)
     curves = sorted({s.curve for s in scored})
     slot = {c: i for i, c in enumerate(curves)}
@@ -247,7 +259,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     scored = score(curves, protocol, library, by_source(curves, library))
     if args.dump:
-        args.dump.write_text("".join(json.dumps(_dumped(s)) + "\n" for s in scored), encoding="utf-8")
+        try:
+            args.dump.write_text("".join(json.dumps(_dumped(s)) + "\n" for s in scored), encoding="utf-8")
+        except OSError as error:
+            sys.stderr.write(f"estimator.backtest: {error}\n")
+            return 2
     document: dict[str, Any] = {
         **summary(scored),
         "ms_per_forecast": _mean(s.ms for s in scored),
@@ -262,7 +278,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(line + "\n")
     for name, (low, high) in bootstrap(scored).items():
         sys.stdout.write(f"{name}: 90 % of resampled curve sets in {low:.4f} to {high:.4f}\n")
-    sys.stdout.write(f"{document['ms_per_forecast']:.2f} ms of processor time per forecast\n")
+    if scored:
+        sys.stdout.write(f"{document['ms_per_forecast']:.2f} ms of processor time per forecast\n")
     return 0
 
 

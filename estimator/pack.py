@@ -7,8 +7,10 @@ The result is written the same for the same input, so a rebuilt file can be comp
 from __future__ import annotations
 
 import json
+import math
 import sys
 import zipfile
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,21 +21,32 @@ from estimator.library import FILE, Curve, make_curve
 
 
 def read_curves(path: Path) -> list[Curve]:
-    """Read the JSON lines; raises ValueError with the line number for a line that is not a curve."""
+    """Read the JSON lines, empty ones left out; raises ValueError with the line number for one that is not a curve.
+
+    An eval is at least `[step, loss]`; what is missing behind them is unknown.
+    """
     curves: list[Curve] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # lines end at a line feed alone: JSON may hold other characters at which Python would split
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row: dict[str, Any] = json.loads(line)
-            rows = [[np.nan if v is None else float(v) for v in entry] for entry in row["evals"]]
-            table = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
-            spare = np.full((len(rows), max(0, 4 - table.shape[1])), np.nan)
-            columns = list(np.column_stack([table, spare])[:, :4].T)
-        except (ValueError, KeyError, TypeError) as error:
+            columns = list(np.array([_reading(entry) for entry in row["evals"]], dtype=np.float64).reshape(-1, 4).T)
+        except KeyError as error:
+            raise ValueError(f"{path}, line {number}: not a curve (no {error})") from error
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: not a curve ({error})") from error
         curves.append(make_curve([str(row.get(key, "")) for key in ("kind", "repo", "path", "sub")], columns))
     return curves
+
+
+def _reading(entry: Sequence[float | None]) -> list[float]:
+    """Step, loss, seconds of the eval and seconds since the start; NaN for what is not known."""
+    if len(entry) < 2:
+        raise ValueError(f"an eval is [step, loss, ...], not {entry!r}")
+    known = [math.nan if value is None else float(value) for value in entry[:4]]
+    return known + [math.nan] * (4 - len(known))
 
 
 def pack(curves: list[Curve], out: Path) -> int:

@@ -49,6 +49,7 @@ LEAST_UNUSUAL = 0.3
 """The plain mass has its say under the usual rule, too: the finer choice was made on few curves."""
 DEFAULT_PATHS = 512
 FEWEST_PATHS = 64
+LARGEST_LOSS = 1e150
 LARGEST_WORK = 60_000
 """Losses simulated per forecast; the paths are thinned to keep to it."""
 
@@ -129,7 +130,8 @@ def forecast_stop(
     coming = view.coming_evals()
     if not coming:
         return certain(view.horizon, n, view.horizon, "horizon", best=state.best)
-    losses = np.array([loss for _, loss in pairs], dtype=np.float64)
+    # the machine takes any finite loss; sums and differences of the largest ones would not be finite
+    losses = np.clip(np.array([loss for _, loss in pairs], dtype=np.float64), -LARGEST_LOSS, LARGEST_LOSS)
     # hundreds of evals to come: fewer paths say the same, and a screen must not wait
     n = max(FEWEST_PATHS, min(n, LARGEST_WORK // len(coming)))
     paths, method, distance = futures_of(view, rule, state, losses, len(coming), rng, library or shipped(), n, held_out)
@@ -171,7 +173,7 @@ def futures_of(
         losses=losses,
         length=len(losses) + coming,
         rule=rule,
-        reference=state.reference,
+        reference=None if state.reference is None else max(-LARGEST_LOSS, min(LARGEST_LOSS, state.reference)),
         bad=state.bad,
         min_share=min(1.0, rule.min_steps / horizon),
     )

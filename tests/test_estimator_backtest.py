@@ -85,6 +85,54 @@ def test_a_file_that_is_no_list_of_curves_is_named_with_its_line(capsys, tmp_pat
     assert main(["--curves", str(path)]) == 2
     assert "line 1" in capsys.readouterr().err
     assert main(["--curves", str(tmp_path / "none.jsonl")]) == 2
+    path.write_bytes(bytes(range(256)))
+    assert main(["--curves", str(path)]) == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "\n \n",
+        '{"evals": []}',
+        '{"evals": [[1, 2.0, null, null]]}\r\n',
+        '{"evals": [[1, 2.0], [2, 1.9], [3, 1.8], [4, 1.7]]}',
+        '{"evals": [[1, NaN], [2, 1.0], [3, 0.9], [4, 0.8], [5, 0.7], [6, 0.6]]}',
+    ],
+)
+def test_a_file_in_which_there_is_nothing_to_forecast_has_no_scores(capsys, tmp_path, lines):
+    path = tmp_path / "bare.jsonl"
+    path.write_text(lines)
+    found = run(capsys, "--curves", path)
+    assert found["forecasts"] == 0
+    assert found["coverage80"] is found["pinball"] is found["width"] is found["ms_per_forecast"] is None
+    assert main(["--curves", str(path)]) == 0
+
+
+def test_a_curve_is_read_whatever_its_lines_carry_besides(capsys, tmp_path):
+    evals = [[i, 3.0 / i**0.5] for i in range(1, 31)]
+    plain = {"kind": "x", "repo": "a/b", "path": "p", "sub": "", "evals": evals}
+    ragged = {**plain, "note": "a\u2028b", "evals": [e + [None] * (i % 4) for i, e in enumerate(evals)]}
+    path = tmp_path / "odd.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(plain).encode() + b"\r\n\r\n")
+    one = run(capsys, "--curves", path)
+    path.write_text(json.dumps(ragged, ensure_ascii=False))
+    two = run(capsys, "--curves", path)
+    assert one["forecasts"] == 4
+    del one["ms_per_forecast"], two["ms_per_forecast"]
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--patience", 0), ("--min-delta", -1), ("--min-delta", "nan"), ("--min-steps-frac", "nan"),
+     ("--min-steps-frac", 1.5), ("--min-steps-frac", -0.1), ("--dump", "/nowhere/at/all.jsonl")],
+)  # fmt: skip
+def test_an_option_that_makes_no_sense_is_named_in_one_sentence(capsys, curve_file, option):
+    assert main(["--curves", str(curve_file), *map(str, option), "--json"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
 
 
 def test_a_shipped_curve_is_never_forecast_by_its_own_source():
