@@ -56,15 +56,23 @@ class Wishes:
         return asdict(self)
 
 
-def limits_for(instance: Instance, wishes: Wishes, *, url: str, spent_usd: float) -> Limits:
-    """What goes into guard.json."""
+def limits_for(
+    instance: Instance, wishes: Wishes, *, url: str, spent_usd: float, known_usd_per_h: float | None = None
+) -> Limits:
+    """What goes into guard.json. `known_usd_per_h` is the agreed price, for a row that does not tell its own."""
+    price = instance.dph_total if instance.dph_total > 0 or instance.own else known_usd_per_h or 0.0
+    if price <= 0 and not instance.own and wishes.budget_usd is not None:
+        raise GuardError(
+            f"The provider does not tell the price of {instance.called}: a budget cannot be guarded.",
+            hint="Try again in a minute.",
+        )
     reserve = 0.0
     if wishes.budget_usd is not None:
         reserve = min(RESERVE_H * instance.disk_usd_per_h, RESERVE_SHARE * wishes.budget_usd)
     return Limits(
         instance_id=instance.id,
         url=url,
-        usd_per_h=instance.dph_total,
+        usd_per_h=price,
         disk_usd_per_h=instance.disk_usd_per_h,
         spent_usd=spent_usd,
         down_usd_per_gb=instance.inet_down_cost,

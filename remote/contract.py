@@ -157,6 +157,8 @@ def tell_price(host: Transport, folder: str, row: Instance) -> bool:
     except NotFoundError:
         return False
     known = (limits or {}).get("usd_per_h")
+    if row.dph_total <= 0:
+        return False  # a row without its price: told as it is, the guard would meter nothing
     if not isinstance(known, (int, float)) or limits is None or abs(known - row.dph_total) < 1e-6:
         return False
     limits |= {"usd_per_h": row.dph_total, "disk_usd_per_h": row.disk_usd_per_h}

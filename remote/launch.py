@@ -286,7 +286,9 @@ def arm_box(
     """Arm the guard with the limits of a launch, what was spent until now in them; raises GuardError."""
     spent = bill(desk.journal, row.id, desk.clock()).total
     url = getattr(desk.provider, "url", "")
-    limits = limits_for(row, request.wishes, url=url, spent_usd=spent)
+    known = desk.journal.box(row.id)
+    price = float(known.data.get("dph_total") or 0.0) if known is not None else None
+    limits = limits_for(row, request.wishes, url=url, spent_usd=spent, known_usd_per_h=price)
     deadline = request.wishes.deadline_s
     deed.intent("guard", instance=row.id, run_dir=run_dir)
     desk.patiently(

@@ -62,6 +62,8 @@ def observe(journal: Journal, instances: Iterable[Instance], now: float) -> None
             last = rows[-1]
             start, before = last.stop, last.status
             rates = (last.gpu_usd_h, last.disk_usd_h)
+            if instance.dph_total <= 0 and not instance.own:
+                gpu_rate, disk_rate = rates  # a row that does not tell its price is no box for nothing
         else:
             start = min(now, instance.start_date) if instance.start_date is not None else now
             before, rates = instance.status, (gpu_rate, disk_rate)

@@ -13,7 +13,7 @@ The order, each outside effect between two journal rows:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from remote.desk import Desk, Note
 from remote.journal import Deed
@@ -228,6 +228,9 @@ def verify_row(desk: Desk, deed: Deed, instance_id: int, plan: Plan, offer: Mark
         )
     if wrong:
         raise BootError(f"{upper(row.called)} is not what was quoted: {', '.join(wrong)}.")
+    if row.dph_total <= 0 and offer is not None and not row.own:
+        # a row that does not tell its price yet: nothing may be metered at nothing
+        row = replace(row, dph_total=offer.dph_total, disk_usd_per_h=offer.dph_total - offer.dph_base)
     deed.done("verify", instance=instance_id, box={"dph_total": row.dph_total, "start_date": row.start_date})
     return row
 

@@ -40,7 +40,7 @@ from remote.provider import (
     Wanted,
 )
 from remote.redact import redact
-from remote.vast_rows import charge_from, increase_from, instance_from, is_row, number, offer_from, whole
+from remote.vast_rows import charge_from, increase_from, instance_from, is_row, number, offer_from, whole, word
 from runner.errors import NotFoundError, TunewatchError
 
 T = TypeVar("T")
@@ -201,6 +201,7 @@ class VastProvider:
         """All pages; one call for each 25 boxes."""
         found: list[Instance] = []
         seen: set[int] = set()
+        turned: set[str] = set()
         params: dict[str, Any] = {"select_filters": {}, "order_by": [{"col": "id", "dir": "asc"}], "limit": PAGE}
         while True:
             page = self._ask("list", lambda: self._sdk.show_instances_v1(params))
@@ -217,8 +218,9 @@ class VastProvider:
             token = page.get("next_token")
             if not token:
                 return found
-            if token == params.get("after_token"):
+            if str(token) in turned:
                 raise UnavailableError("The provider's list of instances repeats a page.")
+            turned.add(str(token))
             params["after_token"] = token
 
     def create(self, order: Order) -> int:
@@ -281,6 +283,7 @@ class VastProvider:
         """The provider's own bill per instance."""
         found: list[Charge] = []
         token: str | None = None
+        turned: set[str] = set()
         while True:
             more = {"next_token": token} if token else {}
             page = self._ask(
@@ -295,15 +298,18 @@ class VastProvider:
                 raise UnavailableError("The provider's bill is not a list.")
             found.extend(charge for charge in (charge_from(row) for row in rows) if charge is not None)
             following = page.get("next_token")
-            if not following or following == token:
+            if not following or str(following) in turned:
                 return found
             token = str(following)
+            turned.add(token)
 
     def price_increases(self) -> list[PriceIncrease]:
         """What hosts ask for."""
         page = self._ask("increases", self._sdk.show_pending_price_increases)
         rows = page.get("pending_price_increases") if is_row(page) else None
-        return [row for row in (increase_from(r) for r in rows or []) if row is not None]
+        if not isinstance(rows, list):
+            return []
+        return [row for row in (increase_from(r) for r in rows) if row is not None]
 
     def answer_increase(self, increase_id: int, *, accept: bool) -> None:
         """Answer by the number of the request itself: that of the instance would answer whatever is asked by now."""
@@ -355,7 +361,7 @@ class VastProvider:
             raise UnavailableError(
                 f"The provider cannot be reached ({endpoint}): {self._clean(type(error).__name__)}."
             ) from None
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             # the SDK reads keys of the answer unchecked: what it stumbles over is an odd answer, not a fault of ours
             raise UnavailableError(
                 f"The provider's answer ({endpoint}) has an unknown shape: {type(error).__name__}."
@@ -363,23 +369,26 @@ class VastProvider:
 
     def _from_http(self, endpoint: str, error: Any) -> TunewatchError:
         response = error.response
+        if response is None:
+            return UnavailableError(f"The provider's answer ({endpoint}) is none.")
         status = int(response.status_code)
         try:
             document = response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         row: Mapping[str, Any] = document if isinstance(document, dict) else {}
-        code, text = str(row.get("error") or ""), str(row.get("msg") or row.get("detail") or "")
+        code, text = word(row.get("error")), word(row.get("msg")) or word(row.get("detail"))
         if status == 429:
             quota = code == "search_quota_exceeded"
-            wait = number(response.headers.get("Retry-After")) or (3600.0 if quota else 5.0)
+            wait = max(0.0, number(response.headers.get("Retry-After")) or 0.0) or (3600.0 if quota else 5.0)
             self._limiter.hold(endpoint, min(wait, 60.0))
             said = "The search quota of today is used up" if quota else f"The provider is asked too often ({endpoint})."
             return RateLimitedError(said, retry_after_s=wait)
         contract = whole(row.get("new_contract"))
         if contract is not None:
             return self._rejected(endpoint, row, contract)
-        if status in (401, 403) or code == "auth_error":
+        # a gate in front of the provider says 403, too, with a page of its own: that is no word about the key
+        if status == 401 or (status == 403 and row) or code == "auth_error":
             return AuthError(
                 f"The provider refused the key ({endpoint}): {self._clean(text or code or str(status))}.",
                 hint="Check VAST_API_KEY: tunewatch doctor.",
@@ -388,10 +397,13 @@ class VastProvider:
             return UnavailableError(f"The provider answered {status} ({endpoint}).")
         if code in ("no_such_instance", "not_found"):
             return NoSuchInstanceError(f"The provider knows no such instance ({endpoint}).")
+        if endpoint == "increases" and status == 409:
+            # older servers word "there is no such request any more" so
+            return RejectedError("There is no such request any more.", error=_NO_INCREASE)
         return self._rejected(endpoint, row, None)
 
     def _rejected(self, what: str, row: Mapping[str, Any], contract: int | None) -> TunewatchError:
-        code, text = str(row.get("error") or ""), str(row.get("msg") or "")
+        code, text = word(row.get("error")), word(row.get("msg")) or word(row.get("detail"))
         if contract is None and (_GONE in code or _GONE in text):
             return OfferGoneError(
                 "The offer was let to somebody else in the meantime.", hint="Look again: tunewatch offers."

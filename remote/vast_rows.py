@@ -24,6 +24,7 @@ _ESTIMATOR_FIELDS = (
 )  # fmt: skip
 _TEXT_FIELDS = ("gpu_name", "geolocation", "verification")
 _LONGEST = 500
+_LARGEST = 2**53
 
 
 def is_row(value: Any) -> TypeGuard[dict[str, Any]]:
@@ -37,20 +38,25 @@ def number(value: Any) -> float | None:
         return None
     try:
         result = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return result if math.isfinite(result) else None
 
 
 def whole(value: Any) -> int | None:
-    """A whole number, also when it came as text."""
+    """A whole number that JSON and a database can hold, also when it came as text."""
     result = number(value)
-    return int(result) if result is not None and result == int(result) else None
+    return int(result) if result is not None and abs(result) <= _LARGEST and result == int(result) else None
 
 
 def word(value: Any) -> str:
-    """A short text without surrounding space; empty for anything else."""
-    return value.strip()[:_LONGEST] if isinstance(value, str) else ""
+    """A short text without surrounding space; empty for anything else.
+
+    Hosts write some of these texts: what would move the cursor of a terminal, or cannot be printed, becomes a space.
+    """
+    if not isinstance(value, str):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in value[: 2 * _LONGEST]).strip()[:_LONGEST]
 
 
 def offer_from(row: Any, disk_gb: float, *, spot: bool) -> MarketOffer | None:
@@ -79,13 +85,13 @@ def offer_from(row: Any, disk_gb: float, *, spot: bool) -> MarketOffer | None:
         else:
             reading = number(value)
             kept[key] = reading if reading is not None and reading >= 0 else None
-    kept.update(id=offer_id, dph_total=total, dph_base=base, num_gpus=whole(row.get("num_gpus")) or 1)
+    kept.update(id=offer_id, dph_total=total, dph_base=base, num_gpus=max(1, whole(row.get("num_gpus")) or 1))
     return MarketOffer(
         id=offer_id,
         machine_id=machine or 0,
         host_id=whole(row.get("host_id")),
         gpu_name=name,
-        num_gpus=whole(row.get("num_gpus")) or 1,
+        num_gpus=max(1, whole(row.get("num_gpus")) or 1),
         gpu_ram_mb=number(row.get("gpu_ram")) or 0.0,
         dph_base=base,
         dph_total=total,
@@ -137,7 +143,7 @@ def instance_from(row: Any, user: str, clean: Callable[[str], str]) -> Instance 
         machine_id=whole(row.get("machine_id")),
         host_id=whole(row.get("host_id")),
         gpu_name=word(row.get("gpu_name")),
-        num_gpus=whole(row.get("num_gpus")) or 1,
+        num_gpus=max(1, whole(row.get("num_gpus")) or 1),
         gpu_ram_mb=number(row.get("gpu_ram")) or 0.0,
         gpu_util=number(row.get("gpu_util")),
         dph_base=base if base is not None else max(0.0, total - disk),
@@ -182,7 +188,8 @@ def charge_from(row: Any) -> Charge | None:
     if instance_id is None:
         return None
     items: dict[str, float] = {}
-    for item in row.get("items") or ():
+    lines = row.get("items")
+    for item in lines if isinstance(lines, list) else ():
         if is_row(item) and isinstance(item.get("type"), str):
             items[item["type"]] = items.get(item["type"], 0.0) + (number(item.get("amount")) or 0.0)
     return Charge(

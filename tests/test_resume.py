@@ -74,7 +74,7 @@ def test_an_outbid_run_goes_on_where_it_was_by_one_command_and_a_cut_at_any_row_
         monkeypatch.setenv("VAST_API_KEY", world.world.account_key)
         monkeypatch.setenv("TUNEWATCH_HOME", str(moving.laptop.home))
         command = ["instances", str(box.id), "--bid", "0.6", "--resume", "--yes", "--json"]
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             main(command)
         done = json.loads(capsys.readouterr().out)
         assert (done["state"], done["run"], done["instance_id"]) == ("running", RUN, box.id)
@@ -190,7 +190,7 @@ def test_a_limit_that_is_reached_is_not_gone_beyond(rented: Rented, tmp_path: Pa
     "words", [["--resume"], ["7", "--resume", "--reject-price"], ["7", "--bid", "1", "--start", "--resume"]]
 )
 def test_what_does_not_go_together_is_one_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main(["instances", *words])
     said = capsys.readouterr().err
     assert "Traceback" not in said

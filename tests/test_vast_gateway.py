@@ -339,3 +339,95 @@ def test_the_sdk_and_the_database_have_one_importer_each() -> None:
                 if re.search(rf"^\s*(import|from) {name}\b", path.read_text(), re.MULTILINE):
                     found.append(path.relative_to(root).as_posix())
     assert importers == {"vastai": ["remote/vast.py"], "sqlite3": ["remote/journal.py"]}
+
+
+# -- whatever the provider says -------------------------------------------------------------------------------------
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8)
+    | st.sampled_from([10**400, -(10**400), 2**63, "1e999", "\ud800", "\x1b]0;title\x07", "NaN", "12.5", "-1", "0x1"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def documents(key: str, names: list[str]) -> st.SearchStrategy[object]:
+    """Answers that are nearly right: the key that is read, with rows of the fields that are read, and anything else."""
+    row = st.dictionaries(st.sampled_from(names), ANYTHING, max_size=10)
+    return ANYTHING | st.fixed_dictionaries(
+        {key: st.lists(row | ANYTHING, max_size=3) | ANYTHING},
+        optional={name: ANYTHING for name in ("success", "next_token", "error", "msg", "detail") if name != key},
+    )
+
+
+ROW = [
+    "id", "label", "actual_status", "intended_status", "cur_state", "next_state", "status_msg", "is_bid", "machine_id",
+    "host_id", "num_gpus", "gpu_name", "gpu_ram", "gpu_util", "disk_space", "inet_up_cost", "ssh_host", "ssh_port",
+    "public_ipaddr", "ports", "start_date", "end_date", "dph_base", "dph_total", "storage_total_cost", "min_bid",
+]  # fmt: skip
+OFFER = [
+    "id", "machine_id", "gpu_name", "num_gpus", "gpu_ram", "dph_base", "dph_total", "storage_cost", "disk_space",
+    "reliability2", "duration", "cuda_max_good", "verification", "verified", "geolocation", "rentable", "min_bid",
+]  # fmt: skip
+CHARGE = ["start", "end", "source", "amount", "items", "metadata", "type"]
+INCREASE = ["pending_price_increase_id", "contract_id", "old_gpu_costpersec", "new_gpu_costpersec", "contract_end_date"]
+ASKED = {
+    "list": ("instances", ROW, lambda p: p.instances()),
+    "search": ("offers", OFFER, lambda p: [p.search(Wanted()), p.offer(SEED, disk_gb=60)]),
+    "charges": ("results", CHARGE, lambda p: p.charges(0, 1)),
+    "increases": ("pending_price_increases", INCREASE, lambda p: p.price_increases()),
+    "user": ("credit", ["credit"], lambda p: p.account()),
+    "create": ("new_contract", ["id"], lambda p: p.create(order())),
+    "destroy": ("success", ["id"], lambda p: p.destroy(1)),
+    "start": ("success", ["id"], lambda p: p.start(1)),
+    "bid": ("success", ["id"], lambda p: p.bid(1, 0.5)),
+    "attach": ("success", ["id"], lambda p: p.attach_key(1, "ssh-ed25519 A")),
+    "logs": ("result_url", ["id"], lambda p: p.logs(1)),
+}
+
+
+@pytest.fixture(scope="module")
+def wall() -> Iterator[tuple[FakeVast, VastProvider]]:
+    with rented_world() as (fake, provider, _):
+        yield fake, provider
+
+
+@pytest.mark.parametrize("operation", ASKED)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_f11_whatever_the_provider_says_is_a_value_or_an_error_of_ours_that_can_be_printed(
+    wall: tuple[FakeVast, VastProvider], operation: str, data: st.DataObject
+) -> None:
+    fake, provider = wall
+    key, names, ask = ASKED[operation]
+    document = data.draw(documents(key, names))
+    status = data.draw(st.sampled_from([200, 200, 200, 201, 400, 401, 403, 404, 409, 410, 418, 429, 500]))
+    fake.faults.clear()
+    fake.faults.add(operation, faults.json_fault("anything", status, document), times=9)
+    try:
+        said = repr(ask(provider))
+    except TunewatchError as error:
+        said = f"{error.message} {error.hint}"
+    said.encode("utf-8")
+    assert "\x1b" not in said
+
+
+def test_f11_pages_that_go_round_in_a_ring_end(stand: Stand) -> None:
+    fake, provider, _ = stand
+    ring = [faults.json_fault(token, 200, {"success": True, "instances": [], "next_token": token}) for token in "abab"]
+    fake.faults.add("list", *ring)
+    with pytest.raises(UnavailableError, match="repeats a page"):
+        provider.instances()
+    bill = [faults.json_fault(token, 200, {"success": True, "results": [], "next_token": token}) for token in "abab"]
+    fake.faults.add("charges", *bill)
+    assert provider.charges(0, 1) == []
+
+
+def test_f11_a_page_of_a_gate_before_the_provider_is_no_word_about_the_key(stand: Stand) -> None:
+    fake, provider, _ = stand
+    fake.faults.add("list", faults.Fault("403 page", 403, faults.HTML, "text/html"))
+    with pytest.raises(UnavailableError):
+        provider.instances()
+    fake.faults.add("list", faults.json_fault("403", 403, {"msg": "Missing authentication"}))
+    with pytest.raises(AuthError):
+        provider.instances()
