@@ -68,8 +68,10 @@ class TrainSettings:
     grad_accum: int = 16
     """Micro-steps per optimiser step."""
     learning_rate: float = 2e-5
-    lr_scheduler: str = "constant_with_warmup"
-    """A name of transformers.SchedulerType."""
+    lr_scheduler: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+    ] = "constant_with_warmup"
+    """The schedules of transformers that need no more than the warm-up and the horizon."""
     warmup_ratio: float = 0.03
     """Share of max_steps."""
     weight_decay: float = 0.0

@@ -70,6 +70,7 @@ def test_short_names_are_unique_so_that_set_is_never_ambiguous():
         ("learning_rate=nan", "a finite number"),
         ("attention=flash_attention_2", "one of sdpa, eager, flex_attention"),
         ("optimizer=adamw8bit", "Did you mean 'adamw_8bit'?"),
+        ("lr_scheduler=linaer", "Did you mean 'linear'?"),
         ("activation_checkpointing=perhaps", "true or false"),
         ("max_steps", "--set wants KEY=VALUE"),
         ("patience=0", "patience must be at least 1"),

@@ -74,6 +74,8 @@ def test_stages_1_and_2_measure_the_same_weights_under_two_masks(ground, tmp_pat
     assert (one["mask"], two["mask"]) == ("causal", "prompt_bidirectional")
     assert set(one["tasks"]) == set(two["tasks"]) == {"letters", "words"}
     assert one["macro"] == pytest.approx(sum(t["acc"] for t in one["tasks"].values()) / 2)
+    assert one["metrics"] == {"letters": "acc,none", "words": "acc,none"}
+    assert one["reported"]["letters"]["acc,none"] == one["tasks"]["letters"]["acc"]
     assert history(tmp_path / "1").ended == "finished"
 
 
@@ -115,13 +117,22 @@ def test_a_stop_that_was_asked_for_before_the_first_stage_is_heard(ground, tmp_p
     assert history(tmp_path).end_reason == "asked: not today"
 
 
-def test_cuda_out_of_memory_has_its_code_the_account_and_three_ways_out(ground, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("Tried to allocate 2.00 GiB. GPU 0 has 39.4 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+    ids=["torch", "cublas", "driver"],
+)
+def test_cuda_out_of_memory_has_its_code_the_account_and_three_ways_out(ground, tmp_path, capsys, error):
     """The error itself is raised by hand: no card is here to run out of."""
 
     class TooSmall(Study):
         def _run(self):
             self._plan()
-            raise torch.cuda.OutOfMemoryError("Tried to allocate 2.00 GiB. GPU 0 has 39.4 GiB")
+            raise error
 
     study = TooSmall(tiny_recipe(ground / "base"), RunDir(tmp_path))
     assert study.main() is RunExit.CUDA_OOM
@@ -129,6 +140,33 @@ def test_cuda_out_of_memory_has_its_code_the_account_and_three_ways_out(ground, 
     assert "memory: needs about" in said
     assert said.count("\n  - ") == 3
     assert history(tmp_path).end_reason == "CUDA out of memory"
+
+
+def test_out_of_memory_in_an_evaluation_names_what_an_evaluation_can_do(ground, tmp_path, capsys, monkeypatch):
+    def too_small(*_):
+        raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("runner.study.stages.downstream", too_small)
+    assert run("stage1", tmp_path, ground) == RunExit.CUDA_OOM
+    said = capsys.readouterr().out
+    assert said.count("\n  - ") == 3
+    assert "halve eval_batch_size (now 4)" in said
+    assert "batch_size (now 2)" not in said
+
+
+def test_a_misspelt_task_is_said_before_anything_is_trained(ground, tmp_path, capsys):
+    assert run("stage5", tmp_path, ground, "--set", "tasks=letters,wrods") == 2
+    assert "lm-eval knows no task 'wrods'" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
+    assert history(tmp_path).step is None
+
+
+def test_what_is_wrong_with_data_or_settings_is_said_before_the_weights_are_read(ground, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("runner.study.stages.load_model", None)
+    assert run("stage3", tmp_path / "a", ground, "--set", "max_length=2") == 2
+    assert "No sample is left after filtering (80 read, 80 answer too long)." in capsys.readouterr().err
+    assert run("stage3", tmp_path / "b", ground, "--set", "attention=flex_attention") == 2
+    assert "flex_attention trains on a CUDA GPU only" in capsys.readouterr().err
 
 
 @pytest.mark.slow

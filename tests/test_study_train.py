@@ -198,7 +198,6 @@ def test_the_horizon_is_saved_although_it_is_no_multiple_of_save_steps(base, tmp
     ("override", "says"),
     [
         ("optimizer=adamw_8bit", "needs a CUDA GPU"),
-        ("lr_scheduler=sideways", "The Trainer refuses these settings"),
         ("attention=flex_attention", "trains on a CUDA GPU only"),
     ],
 )

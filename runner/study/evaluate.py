@@ -12,6 +12,7 @@ work offline. Several ranks share the requests: each takes every n-th, all get a
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from runner.errors import NotFoundError, UsageError
-from runner.recipe import MaskMode, Recipe
+from runner.recipe import EvaluateSettings, MaskMode, Recipe
 from runner.study.load import Loaded
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def harness(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageS
         batch_size=recipe.train.eval_batch_size,
         max_length=getattr(loaded.model.config, "max_position_embeddings", None),
     )
-    manager = _manager(settings.task_path, settings.tasks)
+    manager = tasks_of(settings)
     with _sentences():
         result = simple_evaluate(
             model=adapter,
@@ -150,8 +151,14 @@ def harness(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> StageS
     if result is None:
         return None
     scores = {task: Score(*_accuracy(task, result)) for task in settings.tasks}
-    versions = {task: result["versions"].get(task) for task in settings.tasks}
-    details = {"lm_eval": __version__, "versions": versions, "num_fewshot": settings.fewshot, "limit": settings.limit}
+    details = {
+        "lm_eval": __version__,
+        "versions": {task: result["versions"].get(task) for task in settings.tasks},
+        "metrics": {task: _metric(task, _found(task, result)) for task in settings.tasks},
+        "reported": {task: _reported(_found(task, result)) for task in settings.tasks},
+        "num_fewshot": {task: result.get("n-shot", {}).get(task) for task in settings.tasks},
+        "limit": settings.limit,
+    }
     return StageScores(name, mask, scores, details)
 
 
@@ -169,7 +176,13 @@ def _sentences() -> Iterator[None]:
         ) from error
 
 
-def _manager(task_path: str, tasks: Sequence[str]) -> Any:
+def tasks_of(settings: EvaluateSettings) -> Any:
+    """lm-eval's manager that knows the tasks of the recipe. Raises UsageError for a task that does not exist."""
+    return _manager(settings.task_path, settings.tasks)
+
+
+@functools.cache
+def _manager(task_path: str, tasks: tuple[str, ...]) -> Any:
     from lm_eval.tasks import TaskManager
 
     if task_path and not Path(task_path).is_dir():
@@ -185,18 +198,33 @@ def _manager(task_path: str, tasks: Sequence[str]) -> Any:
     return manager
 
 
-def _accuracy(task: str, result: Any) -> tuple[float, float, int]:
-    found = result["results"].get(task) or result.get("groups", {}).get(task) or {}
-    n = _items(task, result)
+def _found(task: str, result: Any) -> dict[str, Any]:
+    return dict(result["results"].get(task) or result.get("groups", {}).get(task) or {})
+
+
+def _metric(task: str, found: dict[str, Any]) -> str:
+    """Which of its metrics counts as the task's accuracy, as `metric,filter`."""
     for metric in _METRICS:
         if metric in found:
-            acc = float(found[metric])
-            name, _, filtered = metric.partition(",")
-            stderr = found.get(f"{name}_stderr,{filtered}")
-            if not isinstance(stderr, (int, float)) or not math.isfinite(stderr):
-                stderr = math.sqrt(acc * (1 - acc) / n)
-            return acc, float(stderr), n
+            return metric
     raise UsageError(f"The task {task} reports no accuracy (only {', '.join(found) or 'nothing'}).")
+
+
+def _reported(found: dict[str, Any]) -> dict[str, float]:
+    """Every number of a task, so that another average can be taken afterwards (`acc_norm`, where it has one)."""
+    numbers = {key: value for key, value in found.items() if "," in key and isinstance(value, (int, float))}
+    return {key: float(value) for key, value in numbers.items() if math.isfinite(value)}
+
+
+def _accuracy(task: str, result: Any) -> tuple[float, float, int]:
+    found, n = _found(task, result), _items(task, result)
+    metric = _metric(task, found)
+    acc = float(found[metric])
+    name, _, filtered = metric.partition(",")
+    stderr = found.get(f"{name}_stderr,{filtered}")
+    if not isinstance(stderr, (int, float)) or not math.isfinite(stderr):
+        stderr = math.sqrt(acc * (1 - acc) / n)
+    return acc, float(stderr), n
 
 
 def _items(task: str, result: Any) -> int:

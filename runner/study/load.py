@@ -170,6 +170,14 @@ def set_mask(model: PrefixLM, mask: MaskMode) -> None:
     model.config.prompt_mask = mask
 
 
+def load_tokenizer(source: str | Path, revision: str = "main") -> Any:
+    """The tokenizer alone, with a pad token; no weight is read. Raises like `load_model`."""
+    name = str(source)
+    if is_folder_of_a_repository(name):
+        name = str(fetch_weights(name, revision))
+    return _load_tokenizer(name, {} if Path(name).is_dir() else {"revision": revision}, [])
+
+
 def _load_tokenizer(name: str, where: dict[str, Any], notes: list[str]) -> Any:
     from transformers import AutoTokenizer
 

@@ -71,7 +71,8 @@ class Verdict:
 
     def in_words(self) -> str:
         """One line for the log."""
-        parts = ", ".join(f"{name} {gib:.1f}" for name, gib in sorted(self.terms.items(), key=lambda t: -t[1]))
+        shown = {name: gib for name, gib in self.terms.items() if gib >= 0.05}
+        parts = ", ".join(f"{name} {gib:.1f}" for name, gib in sorted(shown.items(), key=lambda t: -t[1]))
         have = "" if self.have_gib is None else f" of {self.have_gib:.1f}: {self.state}"
         return f"memory: needs about {self.need_gib:.1f} GiB{have} ({parts}; the largest is {self.worst})"
 

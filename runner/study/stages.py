@@ -34,9 +34,9 @@ from runner.study import demo
 from runner.study.callbacks import StopFlag, say
 from runner.study.data import Prepared, prepare, read_pairs
 from runner.study.hub import Uploader
-from runner.study.load import Loaded, load_model, read_config, set_mask
+from runner.study.load import Loaded, load_model, load_tokenizer, read_config, set_mask
 from runner.study.memory import Shape, Verdict, card_gib, shards_of, verdict
-from runner.study.train import Outcome, fine_tune, is_disk_full
+from runner.study.train import Outcome, fine_tune, is_disk_full, is_out_of_memory, training_arguments
 
 _LAST_UPLOAD_S = 3600.0
 """Seconds that the end of a run waits for its last upload; whoever stops it sooner has the local copy."""
@@ -104,6 +104,8 @@ class Study:
         self.outcome: Outcome | None = None
         self.verdict: Verdict | None = None
         """The memory account, once the model's shape is known."""
+        self.measuring = False
+        """Whether downstream tasks are under way, and no training."""
 
     def main(self) -> RunExit:
         """Run the recipe to its end and return the exit code; never raises for what a run can meet."""
@@ -144,9 +146,6 @@ class Study:
         except Asked as asked:
             say(f"stop: {asked}")
             return RunExit.STOPPED, f"asked: {asked}"
-        except torch.cuda.OutOfMemoryError as error:
-            say(out_of_memory(self.recipe, error, self.verdict))
-            return RunExit.CUDA_OOM, "CUDA out of memory"
         except TunewatchError as error:
             if self.writer is not None:
                 reason = f"refused: {error.message}"
@@ -155,6 +154,9 @@ class Study:
                 self.writer = None
             raise
         except (OSError, RuntimeError, SafetensorError) as error:
+            if is_out_of_memory(error):
+                say(out_of_memory(self.recipe, error, self.verdict, measuring=self.measuring))
+                return RunExit.CUDA_OOM, "CUDA out of memory"
             if not is_disk_full(error):
                 raise
             freed = self._drop_torn()
@@ -173,6 +175,9 @@ class Study:
 
     def _run(self) -> tuple[RunExit, str]:
         kind = self.recipe.kind
+        if kind != "stage3":
+            # after hours of training a misspelt task would be found too late
+            check_tasks(self.recipe)
         if kind in ("stage1", "stage2", "stage4"):
             source = self.recipe.model.checkpoint if kind == "stage4" else self.recipe.model.base
             loaded = self.load(source)
@@ -229,7 +234,9 @@ class Study:
         if self.writer is not None:
             self.writer.write("stage_begin", name=name)
         set_mask(loaded.model, mask)
+        self.measuring = True
         scores = downstream(self.recipe, name, loaded, mask)
+        self.measuring = False
         if self.writer is None or scores is None:
             return
         tasks = {task: score.acc for task, score in scores.tasks.items()}
@@ -245,11 +252,15 @@ class Study:
         if self.writer is not None:
             self.writer.write("stage_begin", name="stage3" if self.recipe.kind == "stage3" else "stage5")
         shards = self._plan()
-        # what is divided goes to the cards in parts, so never whole
-        loaded = self.load(self.recipe.model.base, place=shards == 1)
-        data = training_data(self.recipe, loaded.tokenizer)
+        # whatever data and settings can have wrong with them is said before gigabytes of weights are read
+        model = self.recipe.model
+        data = training_data(self.recipe, load_tokenizer(demo.source(model.base), model.revision))
         if self.rank == 0:
             say(data.in_words())
+        training_arguments(self.recipe, self.run, sharded=shards > 1)
+        # what is divided goes to the cards in parts, so never whole
+        loaded = self.load(model.base, place=shards == 1)
+        if self.rank == 0:
             say(f"model: {loaded.model.num_parameters():,} parameters, mask {self.recipe.mask}")
         uploader = self._uploader()
         try:
@@ -343,14 +354,31 @@ def downstream(recipe: Recipe, name: str, loaded: Loaded, mask: MaskMode) -> Sta
     return harness(recipe, name, loaded, mask)
 
 
-def out_of_memory(recipe: Recipe, error: BaseException, account: Verdict | None) -> str:
-    """What to say when the card was too small: the account, and three ways out."""
+def check_tasks(recipe: Recipe) -> None:
+    """Raise UsageError for a task of the harness that does not exist; nothing is fetched and no weight is read."""
+    if recipe.evaluate.tasks and recipe.evaluate.tasks != ("demo",):
+        from runner.study.evaluate import tasks_of
+
+        tasks_of(recipe.evaluate)
+
+
+def out_of_memory(recipe: Recipe, error: BaseException, account: Verdict | None, *, measuring: bool = False) -> str:
+    """What to say when the card was too small: the account, and three ways out; others while the tasks run."""
     train = recipe.train
-    ways = [
-        f"halve batch_size (now {train.batch_size}) and double grad_accum (now {train.grad_accum})",
-        f"shorten max_length (now {recipe.data.max_length}), or set activation_checkpointing=true and loss_chunk=256",
-        f"a smaller optimizer (now {train.optimizer}): adamw_8bit, adafactor, lora_rank=16; parallel=fsdp on several",
-    ]
+    if measuring:
+        account = None  # it is that of training
+        setting = "eval_dtype" if recipe.trains else "dtype"
+        ways = [
+            f"halve eval_batch_size (now {train.eval_batch_size})",
+            f"{setting}=bfloat16 (weights are held in {recipe.model.dtype})",
+            "a card with more memory; checkpoints are kept, and --resume goes on with what was not measured yet",
+        ]
+    else:
+        ways = [
+            f"halve batch_size (now {train.batch_size}) and double grad_accum (now {train.grad_accum})",
+            f"shorten max_length (now {recipe.data.max_length}), or activation_checkpointing=true and loss_chunk=256",
+            f"a smaller optimizer (now {train.optimizer}): adamw_8bit, adafactor, lora_rank=16; or parallel=fsdp",
+        ]
     lines = [f"CUDA out of memory: {str(error).splitlines()[0]}", *([account.in_words()] if account else [])]
     lines += [f"  - {way}" for way in ways]
     return "\n".join(lines)

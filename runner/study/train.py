@@ -207,6 +207,15 @@ def is_disk_full(error: BaseException) -> bool:
     return "No space left on device" in text or "PytorchStreamWriter failed writing file" in text
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the card's memory ran out: torch has a class for it, the libraries below it and the driver have words."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("out of memory" in text.lower() or "CUBLAS_STATUS_ALLOC_FAILED" in text or "cudaErrorMemoryAlloc" in text)
+    )
+
+
 def _warmup(ratio: float, max_steps: int) -> float:
     """The Trainer reads `warmup_steps` below 1 as a share; a share of 1 or more would be read as steps."""
     return ratio if ratio < 1 else float(max_steps)
