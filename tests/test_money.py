@@ -66,6 +66,42 @@ def test_spent_agrees_with_the_providers_bill_within_two_percent(stand: Stand) -
     assert ours.up == pytest.approx(0.014)
 
 
+def test_a_bid_that_changes_and_loses_and_wins_is_metered_at_each_of_its_prices(stand: Stand) -> None:
+    """Three prices, ten hours outbid with the disk alone, and what came over the line: each part by itself."""
+    provider = stand.desk.provider
+    made = provider.create(Order(7_000_002, "tunewatch:x:r:spot", "img", 300, "true", bid_usd_per_h=0.45))
+    stand.desk.journal.put_box(made, run="r", state="running", inet_down_cost=0.001, inet_up_cost=0.002)
+    stand.box = stand.fake.world.boxes[made]
+    stand.box.offer["min_bid"] = 0.3
+    stand.pass_time(3 * 3600, 60)
+    provider.bid(made, 0.62)
+    stand.pass_time(2 * 3600, 60)
+    stand.fake.world.outbid(stand.box)
+    stand.pass_time(10 * 3600, 600)
+    provider.bid(made, 0.9)
+    stand.pass_time(3 * 3600, 60)
+    stand.box.down_gb, stand.box.up_gb = 30.0, 12.0
+    add_traffic(stand.desk.journal, made, down_gb=30.0, up_gb=12.0)
+    ours, truth = bill(stand.desk.journal, made, stand.clock()), stand.truth()
+    assert ours.gpu == pytest.approx(stand.box.gpu_usd, rel=0.02)
+    assert ours.gpu == pytest.approx(3 * 0.45 + 2 * 0.62 + 3 * 0.9, rel=0.02)
+    assert ours.disk == pytest.approx(stand.box.disk_usd, rel=0.02)
+    assert (ours.down, ours.up) == pytest.approx((0.03, 0.024))
+    assert ours.total == pytest.approx(truth, rel=0.02)
+    (row,) = [row for row in stand.desk.listing() if row.id == made]
+    assert row.billing_usd_per_h == pytest.approx(0.9 + stand.box.disk_usd_per_h)
+
+
+def test_a_row_that_does_not_tell_its_price_is_not_for_nothing(stand: Stand) -> None:
+    stand.pass_time(3600, 60)
+    stand.box.overrides.update(dph_total=None, dph_base=None, storage_total_cost=None)
+    stand.pass_time(3600, 60)
+    assert bill(stand.desk.journal, stand.box.id, stand.clock()).total == pytest.approx(stand.truth(), rel=0.02)
+    stand.box.overrides.clear()
+    stand.pass_time(3600, 60)
+    assert bill(stand.desk.journal, stand.box.id, stand.clock()).total == pytest.approx(stand.truth(), rel=0.02)
+
+
 def test_a_week_of_sleep_is_put_right_by_the_providers_bill(stand: Stand) -> None:
     stand.pass_time(3600, 60)
     stand.clock.advance(2 * 3600)

@@ -390,6 +390,36 @@ async def test_the_top_line_of_every_screen_says_what_bills(empty_home: None, si
                 await pilot.press("escape")
 
 
+async def test_one_call_for_25_boxes_refreshes_every_box_on_every_screen(
+    room: Room, empty_home: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a screen shows comes from the one listing: looking at more boxes, or on more screens, asks nothing more."""
+    fake = room.laptop.fake
+    fake.world.start_credit = 1e5
+    for number in range(1, 41):
+        room.laptop.rent(f"tunewatch:abcdef:mine/{number}:{number:08x}", number)
+    rentals = room.open()
+    before = len(fake.calls)
+    shown = room.rounds(rentals, 5)
+    asked = [name for name, _ in fake.calls[before:]]
+    assert asked.count("list") == 5 * 2, "two pages of 25 hold 40 boxes"
+    assert sorted(set(asked)) == ["increases", "list", "user"]
+    assert (asked.count("user"), asked.count("increases")) == (1, 1), "once in five minutes"
+    assert len(shown.boxes) == 40
+    assert all(box.usd_so_far > 0 and box.status == "running" for box in shown.boxes)
+    monkeypatch.setenv("TUNEWATCH_VAST_URL", fake.url)
+    monkeypatch.setenv("VAST_API_KEY", fake.world.account_key)
+    app = app_with(frozen(snapshot(history(), dph=0.7411)))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        before = len(fake.calls)
+        app.show_rental(shown)
+        for key in ("L", "escape", "R", "escape", "r", "escape"):
+            await pilot.press(key)
+            await until(lambda: f"${sum(box.usd_per_h for box in shown.boxes):.2f}/h" in top(app, app.screen), pilot, 3)
+        assert [name for name, _ in fake.calls[before:] if name == "list"] == []
+
+
 async def test_an_alarm_is_told_and_the_line_turns_to_the_colour_of_an_error(empty_home: None) -> None:
     from tui.rental_view import Alarm
 

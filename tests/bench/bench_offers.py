@@ -1,17 +1,26 @@
-"""1,000 offers from the answer's last byte to quotes on the screen; the target is 300 ms."""
+"""1,000 offers from the answer's last byte to quotes on the screen (the target is 300 ms), and how many calls and how
+long it takes to know of every rented box anew: status, price and bill, from the pages of one list.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from estimator.offer import Offer
+from remote.desk import Desk
 from remote.forecast import forecast_run
+from remote.journal import Journal
+from remote.provider import Order
+from remote.rented import survey
 from remote.sizing import workload
 from remote.vast_rows import offer_from
 from runner.config import load_recipe
 from runner.history import RunHistory
-from tests.fake_vast.market import priced, random_offers
+from tests.fake_vast.market import offer_row, priced, random_offers
+from tests.support.vast import rented_world
 from tui.commands.offers import lines
 
 TARGET_S = 0.3
@@ -32,11 +41,34 @@ def once(body: bytes) -> float:
     return time.perf_counter() - began
 
 
+def refresh(boxes: int) -> tuple[int, float, float]:
+    """Calls, seconds in all, and seconds of the calls themselves, to refresh so many boxes at the stand-in."""
+    offers = [offer_row(number, machine_id=number) for number in range(1, boxes + 1)]
+    with TemporaryDirectory() as folder, rented_world(offers=offers, credit=1e6) as (fake, provider, clock):
+        journal = Journal(Path(folder), clock=clock)
+        for number in range(1, boxes + 1):
+            made = provider.create(Order(number, f"tunewatch:abcdef:mine/{number}:{number:08x}", "img", 60, "true"))
+            journal.put_box(made, run=f"mine/{number}", state="running")
+        desk = Desk(provider, journal, clock=clock, mono=clock, sleep=clock.sleep)
+        desk.listing()
+        clock.advance(60)
+        before, began = fake.count("list"), time.perf_counter()
+        rows = desk.listing()
+        listed = time.perf_counter()
+        shown = survey(journal, rows, clock())
+        done = time.perf_counter()
+        assert len(shown) == boxes
+        return fake.count("list") - before, done - began, listed - began
+
+
 def main() -> None:
     body = json.dumps({"offers": [priced(row, 110.0, bid=False) for row in random_offers(COUNT)]}).encode()
     once(body)
     best = sorted(once(body) for _ in range(5))[2]
     print(f"offers to quotes, {COUNT}  {best * 1000:.0f} ms  {TARGET_S * 1000:.0f} ms  {best / TARGET_S:.2f}")
+    for boxes in (1, 10, 25, 40, 100):
+        calls, seconds, listed = refresh(boxes)
+        print(f"refresh of {boxes} boxes  {calls} calls  {seconds * 1000:.0f} ms, of it listing {listed * 1000:.0f} ms")
 
 
 if __name__ == "__main__":

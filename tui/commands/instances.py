@@ -157,4 +157,6 @@ def _refresh(desk: Desk) -> None:
     from remote.money import keep_charges
 
     now = time.time()
-    keep_charges(desk.journal, desk.provider.charges(now - 30 * 86400, now))
+    # the whole life of the oldest box: a bill of its last month alone would be taken for all that it has cost
+    begun = [rows[0].start for box in desk.journal.boxes() if (rows := desk.journal.meter(box.instance))]
+    keep_charges(desk.journal, desk.provider.charges(min([now - 30 * 86400, *(at - 86400 for at in begun)]), now))
