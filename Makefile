@@ -1,6 +1,9 @@
 # Two commands set up a fresh machine: `make demo` and `make test`. The rest is for daily work.
 PY ?= python3
 BIN := .venv/bin
+# `make bench BENCH=bench_tui` runs one; BENCH_S are the seconds that each may take
+BENCH ?= $(notdir $(basename $(wildcard tests/bench/bench_*.py)))
+BENCH_S ?= 900
 .PHONY: demo demo-cloud test test-fast lint bench shots clean
 
 demo: .venv/demo.stamp        ## the miniature study on this machine, watched live
@@ -18,8 +21,10 @@ test-fast: .venv/dev.stamp    ## what runs in a minute
 lint: .venv/dev.stamp         ## style, types, the four floors
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-bench: .venv/dev.stamp        ## every benchmark with its reference, in one run each
-	for f in tests/bench/bench_*.py; do PYTHONPATH=. $(BIN)/python $$f || exit 1; done
+bench: .venv/dev.stamp        ## every benchmark beside its reference; one that fails or hangs is named at the end
+	@failed=; for m in $(BENCH); do \
+	  echo "== $$m"; timeout -k 10 $(BENCH_S) $(BIN)/python -m tests.bench.$$m </dev/null || failed="$$failed $$m"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 shots: .venv/dev.stamp        ## the pictures of README and docs
 	$(BIN)/python docs/shots.py

@@ -1,6 +1,6 @@
 """What a broken link costs: no byte, no key press, and seconds until it is noticed and until it is back.
 
-    python tests/bench/bench_link.py         # about a minute; against budgets, on a shared machine
+    python -m tests.bench.bench_link         # about a minute; against budgets, on a shared machine
 
 Real sshd behind the tests' fault proxy, the pollers and the application of the screens. "Plain TCP" runs in a network
 namespace of its own whose only interface is taken down: packets vanish, nobody resets anything.
@@ -24,8 +24,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from remote.feed import RunFeed
 from remote.mirror import Mirror
@@ -190,7 +188,7 @@ def plain_tcp_apart() -> subprocess.Popen[str]:
     """Begin `plain_tcp` where packets can be made to vanish without touching this machine's network."""
     flags = "-n" if os.geteuid() == 0 else "-rn"
     return subprocess.Popen(
-        ["unshare", flags, sys.executable, __file__, "--plain"],
+        ["unshare", flags, sys.executable, "-m", "tests.bench.bench_link", "--plain"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,7 +1,7 @@
 """tunewatch beside `wandb leet` (curves) and `toolong` (logs): the same data, the same terminal, in turn, in one run.
 
-    python tests/bench/bench_side_by_side.py                          installs both into a temporary folder, with pip
-    python tests/bench/bench_side_by_side.py --wandb W --toolong T    takes `wandb` and `tl` that are there already
+    python -m tests.bench.bench_side_by_side                          installs both into a temporary folder, with pip
+    python -m tests.bench.bench_side_by_side --wandb W --toolong T    takes `wandb` and `tl` that are there already
 
 Each program runs in a tmux of 120x40 of its own, and the screen is read as a person would: text that stands there.
 Rounds alternate, and the best of them counts: what the machine can do beside its other work. Lines of
@@ -360,5 +360,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

@@ -1,6 +1,6 @@
 """What the link costs, against OpenSSH's own tools in the same run: on loopback, and at 150 ms round trip by a proxy.
 
-    python tests/bench/bench_ssh.py          # under a minute; ratios are what counts, the machine is shared
+    python -m tests.bench.bench_ssh          # under a minute; ratios are what counts, the machine is shared
 
 Rates are MB/s and the ratio is ours / scp, the best of a few rounds of each in turn (more is better). Latencies are
 milliseconds from the append on the box to the number on the real application's screen. CPU is the share of one core.
@@ -15,13 +15,10 @@ import random
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from remote.feed import RunFeed
 from remote.mirror import Mirror

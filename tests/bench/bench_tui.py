@@ -1,4 +1,4 @@
-"""The screens against their references: start, redraw, keys while catching up, idle. `python tests/bench/bench_tui.py`
+"""The screens against their references: start, redraw, keys while catching up, idle. `python -m tests.bench.bench_tui`
 
 Lines: name  ours  reference  ratio. A reference is the empty Textual app, the bare import, or the budget of the design.
 """
@@ -216,5 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     main()
