@@ -361,6 +361,8 @@ def _warnings(offer: Offer, hours: Q3, ratio: SpeedRatio, fit: Fit | None) -> li
     notes: list[str] = []
     if not ratio.known:
         notes.append(f"{offer.gpu} is not in the GPU table: speed is a guess")
+    elif "unverified" in ratio.sources[0]:
+        notes.append("speed is a guess: the datasheet numbers behind it are unverified")
     if offer.dph == 0:
         notes.append("the listing asks nothing: look twice")
     if offer.duration_h is not None and offer.duration_h < hours.pess:

@@ -38,6 +38,8 @@ SAME_SKU_SD = 0.05
 """Hosts with the same GPU: 1 to 2 % in a data centre, more on a marketplace."""
 MEASURED_SD = 0.10
 MODEL_SD = 0.17
+UNVERIFIED_SD = 0.08
+"""Added to the time model where a number of the table was not confirmed by anybody."""
 SCORE_SD = 0.20
 UNKNOWN_SD = 0.45
 OWN_RUN_SD = 0.04
@@ -61,6 +63,13 @@ class GpuSpec:
     measured: float | None = None
     measured_source: str = ""
     checked: str = ""
+    recalled: tuple[str, ...] = ()
+    """Columns whose number nobody was found to confirm."""
+
+    @property
+    def unverified(self) -> bool:
+        """Whether the time model rests on a number of this row that nobody confirmed."""
+        return bool({"bw_gbs", "tflops", "tdp_w"} & set(self.recalled))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,8 @@ def gpu_table() -> tuple[GpuSpec, ...]:
     """The table that ships."""
     with TABLE.open("rb") as file:
         rows = tomllib.load(file)["gpu"]
-    return tuple(GpuSpec(**{**row, "aliases": tuple(row["aliases"])}) for row in rows)
+    lists = ("aliases", "recalled")
+    return tuple(GpuSpec(**{**row, **{key: tuple(row.get(key, ())) for key in lists}}) for row in rows)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -149,7 +159,9 @@ def relative_speed(
             if box.measured and target.measured:
                 evidence.append((math.log(target.measured / box.measured), MEASURED_SD, "measured training speeds"))
             model = math.log(model_speed(target, there) / model_speed(box, here))
-            evidence.append((model, MODEL_SD, "memory, TFLOP/s and power"))
+            doubted = [spec.name for spec in (target, box) if spec.unverified]
+            name = "memory, TFLOP/s and power" + (f" (unverified for {' and '.join(doubted)})" if doubted else "")
+            evidence.append((model, math.hypot(MODEL_SD, UNVERIFIED_SD) if doubted else MODEL_SD, name))
     if here is not None and here.dlperf and there.dlperf:
         score = math.log(there.dlperf / there.num_gpus) - math.log(here.dlperf / here.num_gpus)
         # scored on image models: a difference in the score overstates one in fine-tuning

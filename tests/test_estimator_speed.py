@@ -22,6 +22,26 @@ def test_every_gpu_of_the_table_has_its_numbers_and_its_source():
         assert (spec.measured is None) == (spec.measured_source == "")
 
 
+def test_a_number_is_confirmed_by_somebody_or_called_recalled():
+    columns = {"bw_gbs", "tflops", "tdp_w", "l2_mb"}
+    for spec in gpu_table():
+        assert set(spec.recalled) <= columns, spec.name
+        assert spec.checked or set(spec.recalled) == columns, spec.name
+    assert spec_of("RTX A5000").unverified
+    assert not spec_of("A100 SXM4", 80).unverified
+
+
+def test_a_speed_that_rests_on_unverified_numbers_says_so_and_is_wider():
+    guess = relative_speed(A100, Offer("6", "RTX A5000", 0.2, gpu_ram_gib=24))
+    sound = relative_speed(A100, L40S)
+    assert "unverified" in guess.sources[0]
+    assert "RTX A5000" in guess.sources[0]
+    assert "unverified" not in " ".join(sound.sources)
+    assert guess.log_sd > sound.log_sd
+    measured = relative_speed(A100, H100)
+    assert measured.sources[0] == "measured training speeds"
+
+
 @pytest.mark.parametrize(
     ("name", "vram", "expected"),
     [

@@ -66,7 +66,7 @@ def test_evals_at_every_step_and_few_or_thousands_of_them_are_forecast_within_a_
 
 @pytest.mark.parametrize("scale", sorted({s for s in SCALES if s >= 0.1}))
 def test_the_scale_of_a_loss_moves_the_forecast_little_when_min_delta_moves_with_it(scale):
-    """The floor of the noise is a loss, and the library knows levels; so the answer may shift, but to no other story."""
+    """The floor of the noise is a loss, and the library knows levels; so it may shift, but to no other story."""
     rng = np.random.default_rng(4)
     losses = 0.8 + 1.2 * np.arange(1, 9) ** -0.6 + 0.002 * rng.standard_normal(8)
     one = forecast_stop(eval_view(losses, 40), StopRule(4, 0.003, 4), np.random.default_rng(0))
