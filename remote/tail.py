@@ -54,7 +54,8 @@ class FileTail(Generic[R]):
     def advance(self, seconds: float = 0.2, between: Callable[[], None] | None = None) -> bool:
         """Read for at most about `seconds`; True when the end was reached. A missing file is at its end.
 
-        `between` is called after each slice of a file that needs several: there others can have their turn.
+        `between` is called after each slice of a file that needs several: there others can have their turn, for which
+        the reading may take longer.
         """
         until = time.monotonic() + seconds
         try:
@@ -80,7 +81,9 @@ class FileTail(Generic[R]):
                 if time.monotonic() >= until:
                     break
                 if between is not None and len(data) == _SLICE:
+                    left = until - time.monotonic()
                     between()
+                    until = time.monotonic() + left
         self._seen = (info.st_ino, info.st_size, info.st_mtime_ns)
         self.size = max(self.size, self.offset)
         return self.offset >= self.size
