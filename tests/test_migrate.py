@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from remote import migrate_end
+from remote.destroy import RETRIES_S
 from remote.journal import Journal
 from remote.known import find_run
 from remote.migrate import abort_migration, account, last_migration, migrate, open_migration, resume_migration
@@ -99,7 +100,11 @@ def test_a_move_that_pays_is_carried_out_and_saves_what_was_forecast(world: Fake
 
 
 @pytest.mark.slow
-def test_f13_the_old_box_stays_in_the_books_until_two_listings_are_without_it(world: FakeVast, tmp_path: Path) -> None:
+def test_f13_the_old_box_stays_in_the_books_until_two_listings_are_without_it(
+    world: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as quick as its listings are here, against a market across the world
+    monkeypatch.setattr("remote.destroy.RETRIES_S", tuple(wait / 10 for wait in RETRIES_S))
     with a_run(world, tmp_path) as moving:
         moving.old.lingering_lists = 3
         world.faults.add("destroy", faults.RATE_LIMITED, faults.SERVER_ERROR, faults.NOT_SUCCESS)

@@ -361,9 +361,10 @@ def test_closing_from_another_thread_ends_a_call_that_waits(box: Sshd, proxy: Fa
 
 
 def test_f1_a_long_command_on_a_link_that_swallows_everything_is_given_up_long_before_its_deadline(
-    box: Sshd, proxy: FaultProxy, tmp_path: Path
+    box: Sshd, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An installation may take half an hour; that nobody is there any more is known by a question of its own."""
+    monkeypatch.setattr("remote.ssh._QUIET_S", (2.5, 5.0))
     with box.connect(tmp_path, port=proxy.port) as host:
         host.ping()
         when_there(box.home / "begun", lambda: setattr(proxy, "mode", "blackhole"))

@@ -43,6 +43,9 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def test_f4b_a_frozen_trainer_is_silent_and_not_dead(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP: the heartbeat goes on, the step does not. Said in words; nothing is started beside it; it goes on."""
     monkeypatch.setattr("runner.state.QUIET_FLOOR_S", 3.0)
+    # a bar that tells its time truly: twenty of the seconds per step that it tells are waited for
+    trainer = lab.recipe.parent / "train.py"
+    trainer.write_text(trainer.read_text().replace("00:{step % 60:02d}", "00:{int(step * pause):02d}"))
     run = lab.start()
     feed = lab.feed(run)
     tick_until(feed, lambda s: s.state == "running" and len(s.history.train) > 1)

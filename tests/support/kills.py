@@ -80,6 +80,7 @@ def kill_at_random(lab: Lab, rng: random.Random, victim: str, name: str) -> str:
     until = time.monotonic() + rng.uniform(0, 0.8)
     while time.monotonic() < until or not (pids_of(lab, victim) or start.over):
         assert len(lab.trainers()) <= 1
+        time.sleep(0.002)
     killed = pids_of(lab, victim)
     for pid in killed:
         with contextlib.suppress(ProcessLookupError):
