@@ -143,6 +143,42 @@ def test_an_fp8_checkpoint_loads_as_the_weights_it_stands_for(tmp_path, scheme):
     assert "quantization_config" not in loaded.model.config.to_dict(), "what is saved is no FP8 checkpoint any more"
 
 
+@pytest.mark.parametrize(("scheme", "block"), [("static", None), ("dynamic", (16, 16))])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_multimodal_fp8_checkpoint_as_transformers_writes_it_gives_the_weights_it_was_made_of(
+    multimodal, tmp_path, monkeypatch, scheme, block, dtype
+):
+    """The layout of Ministral 3 Instruct: FP8 text part, the rest in bfloat16. Only its writer asks for a GPU."""
+    from transformers import FineGrainedFP8Config, Mistral3ForConditionalGeneration
+    from transformers.quantizers import quantizer_finegrained_fp8 as quantizer
+
+    from runner.study.load import load_model
+
+    wanted = FineGrainedFP8Config(
+        activation_scheme=scheme, weight_block_size=block,
+        modules_to_not_convert=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(quantizer.FineGrainedFP8HfQuantizer, "validate_environment", lambda *_, **__: None)
+        made = Mistral3ForConditionalGeneration.from_pretrained(
+            multimodal[0], quantization_config=wanted, dtype=torch.bfloat16, device_map="cpu"
+        )
+    for name, parameter in made.named_parameters():
+        if name.endswith("activation_scale"):
+            parameter.data = torch.tensor(1.0)
+    save_checkpoint(made, tmp_path)
+    eight = [v for v in load_file(tmp_path / "model.safetensors").values() if v.dtype == torch.float8_e4m3fn]
+    assert len(eight) == 14, "seven projections in each of two layers"
+    loaded = load_model(tmp_path, mask="causal", dtype=dtype)
+    assert {p.dtype for p in loaded.model.parameters()} == {getattr(torch, dtype)}
+    source = load_model(multimodal[0], mask="causal").model
+    for name, value in source.named_parameters():
+        got = loaded.model.get_parameter(name).float()
+        # e4m3 keeps three bits of the mantissa; what was not quantised lost to bfloat16 alone
+        torch.testing.assert_close(got, value, atol=2e-3, rtol=0.07 if "proj" in name else 0.008)
+    torch.testing.assert_close(logits(loaded.model).float(), logits(source), atol=0.05, rtol=0.1)
+
+
 def test_a_directory_that_is_no_whole_checkpoint_is_a_sentence(tmp_path):
     """What a cut copy leaves: half of the weights, none, no tokenizer; and a path that leads nowhere."""
     from runner.study.load import load_model

@@ -109,6 +109,9 @@ def load_model(
     model._weight_conversions = None
     if fp8:
         _forget_quantisation(model)
+        for parameter in model.parameters():
+            # of a quantised checkpoint transformers leaves what was never quantised as it was stored; buffers stay
+            parameter.data = parameter.data.to(getattr(torch, dtype))
     tokenizer = _load_tokenizer(name, where, notes)
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id

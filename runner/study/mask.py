@@ -255,6 +255,11 @@ class PrefixMinistral3ForCausalLM(PrefixLM, Ministral3ForCausalLM):  # type: ign
     """Ministral 3 with a bidirectional prompt."""
 
     config_class = PrefixMinistral3Config
+    # of a multimodal checkpoint only the text part is wanted, and of an FP8 one no scale of its activations: expected,
+    # and no table in the log
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 - the base class has it so
+        r"vision_tower\.", r"multi_modal_projector\.", r"\.activation_scale$"
+    ]  # fmt: skip
 
 
 class PrefixLlamaForCausalLM(PrefixLM, LlamaForCausalLM):  # type: ignore[misc, no-untyped-call]
