@@ -24,6 +24,7 @@ from tui.screens.deed import DeedScreen
 from tui.screens.launch import LaunchScreen
 from tui.screens.offers import OffersScreen
 from tui.snapshot import QuoteRow
+from tui.widgets.offer_detail import detail
 
 WIDE = (200, 40)
 SEED = {"7000001", "7000002", "7000003"}
@@ -302,3 +303,13 @@ def test_a_row_has_a_cell_for_every_title_with_and_without_limits():
     for limits in ({}, {"p_under_budget": 5.0}, {"p_under_budget": 5.0, "p_before_deadline": 2.0}):
         assert len(cells(row, None, 3.0, {}, False, limits)) == len(titles(limits))
     assert cells(row, None, 3.0, {}, False, {"p_under_budget": 5.0})[2].plain == ">99%"
+
+
+def test_the_detail_says_how_sure_a_speed_is_and_where_it_comes_from():
+    sources = ["memory, TFLOP/s and power (unverified for RTX A5000)", "the provider's score"]
+    document = {"speed_sd": 0.188, "speed_sources": sources}
+    row = QuoteRow("1", "RTX A5000", 0.2, (1, 2, 3), (1, 2, 3), speed=0.42, document=document)
+    assert f"0.42x the speed ± 19% ({sources[0]})" in detail(row, None, {}, {}).plain
+    bare = QuoteRow("1", "A100", 1.0, (1, 2, 3), (1, 2, 3), speed=1.0)
+    assert "1.00x the speed" in detail(bare, None, {}, {}).plain
+    assert "()" not in detail(bare, None, {}, {}).plain

@@ -20,6 +20,7 @@ from estimator.speed import leave_one_out
 from estimator.throughput import given_rate
 from estimator.view import make_view
 from runner.autostop import StopRule, replay
+from tests.support.runs import eval_view
 
 NAMES = ("RTX 4090", "A100 SXM4", "H100 SXM", "L40S", "RTX A6000", "H200", "RTX 5090", "B200")
 
@@ -69,6 +70,10 @@ def main() -> None:
     forecast = forecast_stop(view, rule, rng, library)
     one = best_of(lambda: forecast_stop(view, rule, rng, library)) * 1e3
     print(f"one forecast, ms                 {one:8.2f}  {10.0:8.2f}  {one / 10.0:6.2f}")
+    many_evals = eval_view(3.0 / np.arange(1, 51) ** 0.5, 500)
+    sparse = StopRule(4, 0.003, 50)
+    long = best_of(lambda: forecast_stop(many_evals, sparse, rng, library)) * 1e3
+    print(f"one with 500 evals, ms           {long:8.2f}  {10.0:8.2f}  {long / 10.0:6.2f}")
     offers = [
         Offer(str(i), NAMES[i % 8], 0.2 + 0.003 * i, gpu_ram_gib=None, dlperf=40.0 + i % 90, inet_down=100.0 + i)
         for i in range(1000)

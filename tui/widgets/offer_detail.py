@@ -31,7 +31,8 @@ def detail(row: QuoteRow, stay: QuoteRow | None, limits: Mapping[str, float], co
         out.append(f"{low} / {base} / {high} h   ${cheap} / {usd} / {dear}")
         spread = row.document.get("speed_sd")
         sure = f" ± {spread:.0%}" if isinstance(spread, (int, float)) and spread else ""
-        beside = [f"{row.speed:.2f}x the speed{sure}" if not row.stay else ""]
+        origin = (row.document.get("speed_sources") or ("",))[0]
+        beside = [f"{row.speed:.2f}x the speed{sure}{origin and f' ({origin})'}" if not row.stay else ""]
         beside += [f"{words.duration(row.setup_h * 3600)} to set up" if row.setup_h else ""]
         out.append("".join(f"   {one}" for one in beside if one), "dim")
         out.append(_against(row, stay), colours.get("success" if stay and row.usd[1] < stay.usd[1] else "", ""))
