@@ -115,6 +115,10 @@ class OffersScreen(Filtering):
                 self._ask()
         self._fill()
 
+    def on_resize(self) -> None:
+        """A low terminal keeps its rows for the table."""
+        self._detail()
+
     def _tick(self) -> None:
         """The age of the prices, each second; a list that has grown old is read again by itself."""
         if self._market.read_at != self._seen and "market" not in self._busy:
