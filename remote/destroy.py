@@ -55,7 +55,7 @@ def destroy(
         if absent >= PROOFS:
             finish(desk.journal, instance_id, last_seen)
             deed.done("destroy", instance=instance_id, box={"state": "destroyed", "destroyed_at": desk.clock()})
-            note.detail = "not listed twice"
+            note.detail = "two listings were without it"
             return "destroyed"
         if desk.mono() >= until:
             deed.failed("destroy", instance=instance_id, box={"state": "unconfirmed"}, taken=taken)

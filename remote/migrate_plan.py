@@ -46,6 +46,11 @@ def plan_move(
     by tunewatch, UnreachableError when the box is said to run and does not answer.
     """
     victim = name_victim(desk.journal, name)
+    if any(deed.run == victim.run for deed in desk.journal.open_deeds("migrate")):
+        raise RefusedError(
+            f"A migration of {victim.run} is unfinished.",
+            hint="Go on with it: tunewatch migrate RUN --resume. Or undo it: --abort.",
+        )
     launch = launch_of(desk.journal, victim.instance_id)
     if victim.run_dir is None:
         raise RefusedError(

@@ -90,6 +90,7 @@ def prepare_box(move: Move, note: Note) -> dict[str, Any]:
     host.put(b"", f"{new_dir}/{RELEASE}")
     probation = Wishes(deadline_s=from_now(host, new_dir, PROBATION_S), keep=True)
     arm_guard(move, row, host, new_dir, probation, note)
+    note.detail = f"it ends itself after {PROBATION_S / 3600:.0f} h in which nobody tends to it"
     for phase, seconds in box.seconds.items():
         desk.journal.add_phase(row.machine_id, move.request.launch.plan.image, phase, seconds)
     return {"new_dir": new_dir, "ssh_kind": pair.kind}
@@ -138,7 +139,7 @@ def save(move: Move, note: Note) -> dict[str, Any]:
         over = status is None or status.ended or desk.mono() > until
         if cargo is not None and (asked is None or cargo.step >= asked or over):
             words = ", saved for this" if asked is not None and cargo.step >= asked else ""
-            note.detail = f"step {cargo.step}, {cargo.size / 1e6:.0f} MB{words}"
+            note.detail = f"step {cargo.step}, {cargo.size / 1e6:.1f} MB{words}"
             note.detail += f"; passed over {torn[0]}" if torn else ""
             return {"cargo": cargo.to_json(), "asked_step": asked}
         if over:
@@ -244,8 +245,8 @@ def transfer(move: Move, note: Note) -> dict[str, Any]:
                 raise RefusedError("No checkpoint of the run could be brought over whole.") from error
             cargo = other
             continue
-        rate = done.bytes / 1e6 / done.seconds if done.seconds > 0 else 0.0
-        note.detail = f"step {cargo.step}, {done.bytes / 1e6:.1f} MB by {done.way}, {rate:.0f} MB/s"
+        rate = f", {done.bytes / 1e6 / done.seconds:.0f} MB/s" if done.seconds > 0 and done.bytes > 1e6 else ""
+        note.detail = f"step {cargo.step}, {done.bytes / 1e6:.1f} MB by {done.way}{rate}"
         return {
             "cargo": cargo.to_json(), "transfer_s": done.seconds, "transfer_bytes": done.bytes, "transfer_way": done.way
         }  # fmt: skip

@@ -75,6 +75,10 @@ def drain(move: Move, note: Note) -> dict[str, Any]:
         host = None
     facts.setdefault("drain_at", data.get("drain_at") or desk.clock())
     begun = desk.mono()
+    # a run whose box was lost stood still long before this
+    facts["stood_before"] = bool(data.get("stood_before")) or host is None or (
+        move.request.recovery is not None and not move.lives(move.old_id, move.request.old_dir)
+    )  # fmt: skip
     if host is None:
         _keep_halted(move, note)
         note.detail = f"the old box is gone; the run goes on from step {first.step}"
@@ -260,7 +264,8 @@ def sync(move: Move, note: Note) -> dict[str, Any]:
                 last = first
         kept = files.result()
     small = sum(kept.values()) / 1e3
-    note.detail = f"step {last.step}, {moved / 1e6:.1f} MB by {way}, {small:.0f} kB of log and metrics"
+    brought = f"{moved / 1e6:.1f} MB by {way}" if moved else way
+    note.detail = f"step {last.step}, {brought}, {small:.0f} kB of log and metrics"
     stopped = data.get("stopped_step")
     lost = max(0, int(stopped) - last.step) if isinstance(stopped, int) else data.get("lost_steps")
     return {"cargo2": last.to_json(), "lost_steps": lost, "sync_s": desk.mono() - begun, "sync_bytes": moved,
@@ -380,6 +385,8 @@ def confirm(move: Move, note: Note) -> dict[str, Any]:
         desk.sleep(LOOK_S if first_at is None else 0.5)
     drained = move.deed.data.get("drain_at")
     pause = None
+    if move.deed.data.get("stood_before"):
+        drained = None
     if isinstance(drained, (int, float)) and isinstance(first_at, (int, float)):
         pause = max(0.0, first_at - drained)
     note.detail = f"trained to step {seen}" + (f"; training stood still for {pause:.1f} s" if pause is not None else "")

@@ -62,9 +62,11 @@ class MoveRecord:
             said.append(f"  set-up: {self.setup_h * 60:.0f} min were expected, {self.ready_h * 60:.1f} min it took")
         if self.speed is not None and self.measured_speed is not None:
             said.append(f"  speed: {self.speed:.2f} was expected, {self.measured_speed:.2f} was measured")
+        lost = f"{self.lost_steps} steps were done again" if self.lost_steps else "no step was done again"
         if self.pause_s is not None:
-            lost = f", {self.lost_steps} steps were done again" if self.lost_steps else ", no step was done again"
-            said.append(f"  training stood still for {self.pause_s:.1f} s{lost}")
+            said.append(f"  training stood still for {self.pause_s:.1f} s, {lost}")
+        elif self.lost_steps is not None:
+            said.append(f"  its box was lost; {lost}")
         return said
 
 

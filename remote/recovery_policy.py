@@ -45,6 +45,11 @@ BY_THE_BOX = ("SIGTERM", "SIGINT")
 """Reasons of a stop that nobody asked for: a container that is taken down tells its processes so."""
 
 
+def times(count: int) -> str:
+    """A number of recoveries in words: "1 time", "2 times"."""
+    return f"{count} time" if count == 1 else f"{count} times"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What may be done without asking."""
@@ -64,7 +69,7 @@ class Policy:
         if not self.on:
             return "A lost box is not replaced by itself."
         return (
-            f"A lost box is replaced by itself after {self.after_s:.0f} s, at most {self.most} times, by one of at "
+            f"A lost box is replaced by itself after {self.after_s:.0f} s, at most {times(self.most)}, by one of at "
             f"most ${self.usd_per_h:.4f}/h, up to ${self.usd_total:.2f} in all."
         )
 
@@ -213,7 +218,7 @@ def why_not(journal: Journal, loss: Loss, policy: Policy, now: float) -> str:
         return f"{loss.run} is over: {status.reason if status is not None else ''}."
     count = used(journal, loss.run)
     if count >= policy.most:
-        return f"{loss.run} was recovered {count} times already, and {policy.most} times is the most."
+        return f"{loss.run} was recovered {times(count)} already, and {times(policy.most)} is the most."
     deadline, budget = box.data.get("deadline_at"), box.data.get("budget_usd")
     if isinstance(deadline, (int, float)) and now >= deadline:
         return f"The deadline of {loss.run} is past."

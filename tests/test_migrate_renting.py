@@ -10,14 +10,14 @@ import pytest
 
 from remote.access import own_key
 from remote.migrate import abort_migration, migrate, open_migration, resume_migration
-from remote.migrate_plan import refuse_fewer_gpus
+from remote.migrate_plan import plan_move, refuse_fewer_gpus
 from remote.move import Request
 from remote.provider import Order as Rental
 from runner.errors import ProviderError, RefusedError, TunewatchError, UnconfirmedError
 from tests.fake_vast import faults
 from tests.fake_vast.market import offer_row
 from tests.support.migration import RUN
-from tests.support.rented import Laptop
+from tests.support.rented import Laptop, unreachable
 from tests.support.vast import rented_world
 
 
@@ -125,6 +125,8 @@ def test_a_second_migration_of_the_same_run_is_refused(paper: tuple[Laptop, Requ
     laptop, request = paper
     with laptop.desk().journal.begin("migrate", RUN, request=request.to_json()):
         assert "not finished" in fails(laptop, request).message
+        with pytest.raises(RefusedError, match=f"A migration of {RUN} is unfinished"):
+            plan_move(laptop.desk(), RUN, request.launch.plan.offer_id, unreachable)
     assert laptop.fake.count("create") == 1
 
 

@@ -77,7 +77,7 @@ def test_a_recovery_that_was_cut_is_gone_on_with_and_counted_once(world: FakeVas
         (new,) = moving.made()
         new.is_bid = True
         world.world.outbid(new)
-        with pytest.raises(RefusedError, match="recovered 1 times already"):
+        with pytest.raises(RefusedError, match="recovered 1 time already"):
             do(moving)
         new.is_bid = False
 
