@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 ROUNDS = 9
+KEYS = 400
 PAINTED = """
     def _display(self, screen, frame):  # the first whole frame of the screen that a person is to see, and out
         super()._display(screen, frame)
@@ -115,14 +116,14 @@ def redraw() -> None:
     render_chart(curves[0], 76, 12, palette)
     times = []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.process_time()
         for spec in curves:
             render_chart(spec, 76, 12, palette)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     line("four charts over 100,000 steps / budget", min(times) * 1000, 100.0, "ms")
 
 
-def big_log(root: Path, megabytes: int = 40) -> Path:
+def big_log(root: Path, megabytes: int = 60) -> Path:
     """A Trainer's log of many frames."""
     path = root / "big.log"
     total = megabytes * 12_000
@@ -135,31 +136,36 @@ def big_log(root: Path, megabytes: int = 40) -> Path:
 
 
 async def keys_while_catching_up(root: Path) -> None:
-    """Time from a key to its effect while the poller reads a large log."""
+    """Time from a key to its effect while the poller reads a large log: on the clock, and of a core.
+
+    All threads of one interpreter take turns, so beside other work the second is what the first is on a quiet machine.
+    """
     from tui.app import TunewatchApp
     from tui.session import Session, WatchPlan
 
     log = big_log(root)
     app = TunewatchApp(Session(), plan=WatchPlan(str(log)))
     waits: list[float] = []
+    works: list[float] = []
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
         screen = app.screen
-        for number in range(150):
+        for number in range(KEYS):
             want = not screen.has_class("-solo")
             from textual.events import Key
 
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             app.post_message(Key("z", "z"))
             while screen.has_class("-solo") != want and time.perf_counter() - start < 5:  # noqa: ASYNC110 - timed
                 await asyncio.sleep(0.001)
             waits.append(time.perf_counter() - start)
+            works.append(time.process_time() - worked)
             if number % 10 == 0:
                 await asyncio.sleep(0.05)
         app.session.stop()
-    waits.sort()
-    line("a key while catching up, median / budget", statistics.median(waits) * 1000, 100.0, "ms")
-    line("a key while catching up, p99 / budget", waits[int(len(waits) * 0.99)] * 1000, 100.0, "ms")
+    for spent, name in ((sorted(waits), ""), (sorted(works), ", of a core")):
+        line(f"a key while catching up, median{name} / budget", statistics.median(spent) * 1000, 100.0, "ms")
+        line(f"a key while catching up, p99{name} / budget", spent[int(KEYS * 0.99)] * 1000, 100.0, "ms")
 
 
 async def idle(root: Path, runs: int = 5, seconds: float = 6.0) -> None:
