@@ -18,6 +18,16 @@ def test_a_number_decides_its_settings_and_numbers_differ():
     assert all(10 <= s.evals <= 60 and 4 <= s.every <= 20 for s in drawn)
 
 
+def test_later_numbers_draw_adapters_and_restarts_and_earlier_ones_keep_their_settings():
+    earlier, later = [setting(n) for n in range(112)], [setting(n) for n in range(112, 212)]
+    assert {s.adapter for s in earlier} == {0}
+    assert {s.cycles for s in earlier} == {1}
+    assert {s.adapter for s in later} == {0, 2, 8, 16}
+    assert 20 <= sum(s.adapter > 0 for s in later) <= 45
+    assert all((s.cycles > 1) == (s.schedule == "cosine_with_restarts") for s in later)
+    assert not any(s.fresh and s.adapter for s in later)
+
+
 def test_wrong_answers_keep_their_length_and_their_letters():
     wrong = replace(setting(1), wrong=1.0)
     for example in examples(wrong, "train", 50):
@@ -26,8 +36,9 @@ def test_wrong_answers_keep_their_length_and_their_letters():
 
 
 @pytest.mark.study
-def test_a_curve_is_a_real_run_of_the_trainer_to_its_horizon(tmp_path, monkeypatch):
-    short = replace(setting(1), evals=3, every=2, train=16, evaluate=16, batch=4)
+@pytest.mark.parametrize("more", [{}, {"adapter": 2, "fresh": False, "schedule": "cosine_with_restarts", "cycles": 2}])
+def test_a_curve_is_a_real_run_of_the_trainer_to_its_horizon(tmp_path, monkeypatch, more):
+    short = replace(setting(1), evals=3, every=2, train=16, evaluate=16, batch=4, **more)
     row = curve(short, tmp_path)
     assert [at for at, *_ in row["evals"]] == [2, 4, 6]
     assert all(0 < loss < 20 for _, loss, *_ in row["evals"])

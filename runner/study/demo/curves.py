@@ -4,7 +4,8 @@ Each curve is one real run of the Hugging Face Trainer on this machine's process
 checkpoint or from random weights, fine-tuned on the four tasks under settings drawn from the curve's number. They are
 drawn widely on purpose, because the stop forecast learns from these curves what fine-tunes can do: rates that are too
 low or too high, warm-ups that are felt, sets small enough to be learnt by heart, wrong answers in the data (a floor
-under the loss, as in language), eval sets small enough to be noisy, every usual schedule, ten to sixty evals.
+under the loss, as in language), eval sets small enough to be noisy, every usual schedule, ten to sixty evals. From
+number 112 on a third trains a LoRA adapter instead of all weights, and a fifth restarts its cosine schedule.
 
 No auto-stop is set, a curve goes to its horizon. One JSON object a line, in the form `estimator.pack` reads.
 """
@@ -17,13 +18,14 @@ import math
 import random
 import string
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.study.demo.model import BASE_MODEL, byte_tokenizer, demo_config
 from runner.study.demo.tasks import TASKS, Example, draw
 
+FIRST_WITH_ADAPTERS = 112
 SOURCE = {"kind": "study", "repo": "tunewatch", "path": "runner/study/demo/curves.py"}
 
 
@@ -47,6 +49,10 @@ class Setting:
     evals: int
     every: int
     """Steps between evals."""
+    adapter: int = 0
+    """Rank of a LoRA adapter; 0 trains all weights."""
+    cycles: int = 1
+    """Cosine cycles of a schedule that restarts."""
 
 
 def setting(number: int) -> Setting:
@@ -57,7 +63,7 @@ def setting(number: int) -> Setting:
         return math.exp(rng.uniform(math.log(low), math.log(high)))
 
     fresh = rng.random() < 0.3
-    return Setting(
+    drawn = Setting(
         number=number,
         fresh=fresh,
         tasks=tuple(sorted(rng.sample(sorted(TASKS), rng.choice((1, 1, 2, 4))))),
@@ -72,6 +78,18 @@ def setting(number: int) -> Setting:
         evals=round(log_uniform(10, 60)),
         every=round(log_uniform(4, 20)),
     )
+    return drawn if number < FIRST_WITH_ADAPTERS else _with_adapters(drawn)
+
+
+def _with_adapters(drawn: Setting) -> Setting:
+    """Further draws, from a generator of their own: the older curves keep their settings."""
+    rng = random.Random(f"curve-{drawn.number}-adapter")  # noqa: S311
+    if not drawn.fresh and rng.random() < 0.45:
+        # an adapter needs a higher rate than all weights to learn as fast
+        drawn = replace(drawn, adapter=rng.choice((2, 8, 16)), rate=drawn.rate * 5)
+    if rng.random() < 0.2:
+        drawn = replace(drawn, schedule="cosine_with_restarts", cycles=rng.choice((2, 3, 4)))
+    return drawn
 
 
 def examples(chosen: Setting, split: Any, count: int) -> list[Example]:
@@ -99,6 +117,10 @@ def curve(chosen: Setting, folder: Path) -> dict[str, Any]:
         Ministral3ForCausalLM(demo_config()) if chosen.fresh else Ministral3ForCausalLM.from_pretrained(BASE_MODEL)
     )
     model = model.float()
+    if chosen.adapter:
+        from runner.study.load import with_adapter
+
+        model = with_adapter(model, chosen.adapter)
 
     def rows(split: str, count: int) -> Rows:
         return Rows([encode_pair(tokenizer, e.prompt, e.answer) for e in examples(chosen, split, count)])
@@ -113,6 +135,7 @@ def curve(chosen: Setting, folder: Path) -> dict[str, Any]:
             per_device_eval_batch_size=100,
             learning_rate=chosen.rate,
             lr_scheduler_type=chosen.schedule,
+            lr_scheduler_kwargs={"num_cycles": chosen.cycles} if chosen.cycles > 1 else {},
             warmup_steps=0 if chosen.schedule == "constant" else round(chosen.warmup * steps),
             weight_decay=chosen.decay,
             eval_strategy="steps",
