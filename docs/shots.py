@@ -76,6 +76,52 @@ async def shoot(
     print(f"{name}: {size[0]}x{size[1]}, {len(png) // 1024} KiB")  # noqa: T201 - a script that says what it made
 
 
+MEASURED = {
+    "gpus": (
+        {"index": 0, "name": "NVIDIA A100-SXM4-40GB", "util": 97.0, "used_mib": 30720.0, "total_mib": 40960.0,
+         "temp_c": 71.0, "power_w": 352.0, "limit_w": 400.0},
+    ),
+    "cpu": 35.0, "load1": 4.2, "cores": 16, "ram_used": 20_000_000_000, "ram_total": 64_000_000_000,
+    "disk_free": 6_400_000_000, "disk_total": 100_000_000_000, "net_in": 2e6, "net_out": 11e6, "oom_kills": 0,
+}  # fmt: skip
+"""A measurement of a box for the picture of it: the sample was recorded on a laptop without a GPU."""
+
+
+async def box(pilot: Any) -> None:
+    """The run as if its box were measured."""
+    from dataclasses import replace
+
+    from tui.app import SnapshotArrived
+
+    [one] = pilot.app.snapshots.values()
+    pilot.app.post_message(SnapshotArrived(replace(one, health=MEASURED)))
+    await pilot.pause()
+    await pilot.press("g")
+
+
+async def question(pilot: Any) -> None:
+    """What is asked before a box is destroyed."""
+    from dataclasses import replace
+
+    from tui.deeds import kill_deed
+    from tui.screens.deed import DeedScreen
+
+    [one] = pilot.app.snapshots.values()
+    pilot.app.push_screen(DeedScreen(kill_deed(replace(one, name="stage5/20261123-101500", dph=0.7411))))
+
+
+async def events(pilot: Any) -> None:
+    """What a run has gone through while it was watched."""
+    from tui.alerts import Alerts, look_at
+    from tui.snapshot import RunSnapshot
+
+    [one] = pilot.app.snapshots.values()
+    alerts, seen = Alerts(), RunSnapshot(one.target, one.name, state="running")
+    alerts.take(look_at(seen))
+    pilot.app.notices.events += alerts.take(look_at(one))
+    await pilot.press("e")
+
+
 KEYS_HEAD = """# Keys
 
 Every action is in the command palette too (`Ctrl+P`), and every deed is a command. This page is written by `make shots`
@@ -99,9 +145,14 @@ async def main() -> None:
         await shoot("light-120x40", 1.0, big, theme="tunewatch-light")
         await shoot("what-if-120x40", 1.0, big, keys("w", "down", "down"))
         await shoot("results-120x40", 1.0, big, keys("r"))
-        await shoot("market-160x40", 0.5, (160, 40), keys("o"))
+        await shoot("market-120x40", 0.5, big, keys("o", "down", "down"))
         await shoot("log-120x40", 0.72, big, keys("L"))
         await shoot("runs-120x40", 0.72, big, home=True)
+        await shoot("box-120x40", 0.72, big, box)
+        await shoot("kill-120x40", 0.72, big, question)
+        await shoot("events-120x40", 1.0, big, events)
+        await shoot("launch-120x40", 0.72, big, keys("n"), home=True)
+        await shoot("help-120x40", 0.72, big, keys("question_mark"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from textual.widgets import DataTable, Input, Static
 
 from remote.deeds import DeedStep
 from remote.market import load_offers
-from tests.support.tui import QuietSession, app_with, frozen, snapshot, until
+from runner.history import StageResult
+from tests.support.tui import QuietSession, app_with, frozen, history, snapshot, until
 from tui.app import RentalArrived, SnapshotArrived
 from tui.rental_view import MOVED, Alarm, RentalSnapshot
 from tui.run_rows import RunRow
@@ -19,6 +21,8 @@ from tui.screens.deed import Phases
 from tui.screens.live import LiveScreen
 from tui.screens.offers import OffersScreen
 from tui.screens.runs import RunsScreen
+from tui.widgets.box_text import pane_text
+from tui.widgets.panes import stage_line
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +98,29 @@ async def test_a_budget_slides_and_the_offer_under_the_cursor_is_told_in_full():
         await until(lambda: "stay: this box" in whole(), pilot)
         await pilot.resize_terminal(80, 16)
         await until(lambda: not whole(), pilot, 60)
+
+
+def test_nothing_of_a_study_or_a_box_is_cut_off_where_there_is_little_room():
+    done = tuple(StageResult(name, 0.9, {}) for name in ("stage1", "stage2", "stage4", "non_prefill"))
+    study = replace(history(900, max_steps=2000), stages=done, ended="stopped")
+    narrow, wide = (stage_line(study, {}, width) for width in (78, 118))
+    assert narrow is not None
+    assert wide is not None
+    assert len(narrow) <= 78
+    assert "compare 0.900" in narrow.plain
+    assert "non_prefill 0.900" in wide.plain
+    health = {"disk_free": 1_234_500_000_000, "disk_total": 4e12, "net_in": 123.4e6, "net_out": 123.4e6}
+    lines = pane_text(health, {}, 0.0, 44, running=True).plain.splitlines()
+    assert [line.strip() for line in lines[:2]] == ["disk 1234.5 GB free", "net ↓ 123.4 ↑ 123.4 MB/s"]
+    beside = pane_text(health, {}, 0.0, 60, running=True).plain.splitlines()
+    assert beside[0] == "disk 1234.5 GB free   net ↓ 123.4 ↑ 123.4 MB/s"
+
+
+def test_every_picture_and_page_that_the_pages_point_to_is_there():
+    root = Path(__file__).parent.parent
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    for page in pages:
+        for where in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert "://" in where or (page.parent / where).exists(), f"{page.name}: {where}"
+    shown = {name for page in pages for name in re.findall(r"pictures/([\w-]+\.png)", page.read_text(encoding="utf-8"))}
+    assert shown == {path.name for path in (root / "docs/pictures").glob("*.png")}, "a picture nobody shows"

@@ -228,7 +228,7 @@ class LiveScreen(LiveActions, ChartKeys):
         from tui import quote_words, stop_words
 
         colours = self.control.theme_variables
-        stages = stage_line(snapshot.history, colours)
+        stages = stage_line(snapshot.history, colours, self.size.width - 2)
         self.query_one("#stages", Static).display = stages is not None
         self.query_one("#stages", Static).update(stages or "")
         banner = self._banner(snapshot)
@@ -253,6 +253,8 @@ class LiveScreen(LiveActions, ChartKeys):
 
         pane = self.query_one("#box", TextPane)
         health, colours, now = snapshot.health, self.control.theme_variables, time.monotonic()
+        if health and not self.has_class("-measured"):
+            self.call_after_refresh(self._texts)  # the pane has no width before it is shown
         self.set_class(bool(health), "-measured")
         pane.border_subtitle = measured_words(health, now) if health else ""
         if not pane.content_size.width:

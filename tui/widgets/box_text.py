@@ -71,13 +71,16 @@ def pane_text(health: Health, colours: Colours, now: float, width: int, *, runni
             out.append(f" {_gib(gpu)}\n")
     if health.get("gpu_note"):
         out.append(f"{health['gpu_note']}\n", "dim")
-    used = _used(health)
+    used, start = _used(health), len(out)
     if used is not None:
         out.append("disk ", "dim").append(_free(health), colours.get("warning", "") if 1 - used < TIGHT else "")
-        out.append("   ")
     if health.get("net_in") is not None:
         down, up = health["net_in"] / 1e6, (health.get("net_out") or 0.0) / 1e6
-        out.append("net ", "dim").append(f"↓ {down:.1f} ↑ {up:.1f} MB/s")
+        rate = f"↓ {down:.1f} ↑ {up:.1f} MB/s"
+        # a large disk and a fast line do not stand beside each other in a narrow pane
+        beside = len(out) - start + len("   net ") + len(rate) <= width
+        out.append("   " if beside and used is not None else "\n" if used is not None else "")
+        out.append("net ", "dim").append(rate)
     out.append("\n")
     if health.get("cpu") is not None:
         out.append("cpu ", "dim").append(f"{health['cpu']:.0f}%   ")

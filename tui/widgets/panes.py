@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 STUDY_STAGES = ("stage1", "stage2", "stage5", "stage4", "non_prefill")
 """The order in which the miniature study runs."""
+SHORT = {"non_prefill": "compare"}
+"""Shorter words for a narrow terminal."""
 
 
 class TextPane(VerticalScroll):
@@ -58,8 +60,16 @@ class TextPane(VerticalScroll):
         self.scroll_end(animate=False)
 
 
-def stage_line(history: RunHistory, colours: Mapping[str, str]) -> Text | None:
-    """The stages of a study with their macro, the one under way marked; None for a run without stages."""
+def stage_line(history: RunHistory, colours: Mapping[str, str], width: int = 120) -> Text | None:
+    """The stages of a study with their macro, the one under way marked; None for a run without stages.
+
+    Where `width` columns are too few, the words are shorter.
+    """
+    whole = _stages(history, colours, " › ", {})
+    return whole if whole is None or len(whole) <= width else _stages(history, colours, " ", SHORT)
+
+
+def _stages(history: RunHistory, colours: Mapping[str, str], gap: str, short: Mapping[str, str]) -> Text | None:
     if not history.stages and history.stage is None:
         return None
     done = {stage.name: stage for stage in history.stages}
@@ -68,18 +78,19 @@ def stage_line(history: RunHistory, colours: Mapping[str, str]) -> Text | None:
         names.append(history.stage)
     out = Text(no_wrap=True, overflow="ellipsis")
     for number, name in enumerate(names):
-        out.append(" › " if number else "", "dim")
+        out.append(gap if number else "", "dim")
+        said = short.get(name, name)
         if name in done:
-            out.append(f"✓ {name} ", colours.get("success", ""))
+            out.append(f"✓ {said} ", colours.get("success", ""))
             out.append(f"{done[name].macro:.3f}", "bold")
         elif name == "stage5" and (history.ended or any(n in done for n in names[number:])):
             stop = history.declared_stop.stopped_at if history.declared_stop else None
-            out.append(f"✓ {name} ", colours.get("success", ""))
+            out.append(f"✓ {said} ", colours.get("success", ""))
             out.append(f"@{stop or history.step}", "bold")
         elif name == history.stage:
-            out.append(f"▸ {name}", f"bold {colours.get('primary', '')}")
+            out.append(f"▸ {said}", f"bold {colours.get('primary', '')}")
         else:
-            out.append(f"· {name}", "dim")
+            out.append(f"· {said}", "dim")
     return out
 
 
