@@ -13,6 +13,7 @@ costs more than a cautious word: `fits` up to 88 % of what the card gives, `tigh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -208,8 +209,9 @@ def _pruned(model: ModelShape, train: TrainShape, changes: list[Change], have: f
     return kept
 
 
+@functools.lru_cache(maxsize=4096)
 def largest_batch(model: ModelShape, train: TrainShape, vram_gib: float) -> int:
-    """Largest batch per device that still fits; 0 when not even one sequence does."""
+    """Largest batch per device, a power of two up to 1024, that still fits; 0 when not even one sequence does."""
     best = 0
     batch = 1
     while batch <= 1024 and memory_fit(model, replace(train, batch=batch), vram_gib).verdict == "fits":

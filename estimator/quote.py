@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from estimator.memory import Fit, memory_fit
+from estimator.memory import Fit, largest_batch, memory_fit
 from estimator.offer import Offer
 from estimator.plateau import StopForecast
 from estimator.scenario import Q3, SEED_FACTORS, ScenarioRow, project_scenarios, scenario_row
@@ -73,6 +73,8 @@ class Quote:
     """Hours of each setup phase."""
     speed_sources: tuple[str, ...] = ()
     fit: Fit | None = None
+    largest_batch: int | None = None
+    """Sequences per device that would still fit, 0 for none; None when the model or the memory is unknown."""
     total_usd: Q3 | None = None
     """With what has been spent so far; None when that is unknown."""
 
@@ -101,6 +103,7 @@ class Quote:
             "total_usd": None if self.total_usd is None else self.total_usd.to_json(),
             "need_gib": None if self.fit is None else self.fit.need_gib,
             "advice": "" if self.fit is None else self.fit.advice,
+            "largest_batch": self.largest_batch,
         }
 
 
@@ -207,6 +210,7 @@ def _from_scenario(steps: float, rate: float, offer: Offer, here: Offer | None, 
         "phases": phases,
         "speed_sources": ratio.sources,
         "fit": fit,
+        "largest_batch": _batch(offer, work),
     }
 
 
@@ -321,6 +325,7 @@ def _rows(offers: Sequence[Offer], shared: _Futures, plan: Plan, *, moving: bool
                 "phases": phases[i],
                 "speed_sources": ratios[i].sources,
                 "fit": fit,
+                "largest_batch": _batch(offer, work) if moving else None,
                 "total_usd": None if spent is None else Q3(bill.opt + spent, bill.base + spent, bill.pess + spent),
             }
         )
@@ -345,6 +350,12 @@ def _fit(offer: Offer, work: Workload) -> Fit | None:
     if work.model is None:
         return None
     return memory_fit(work.model, work.train, offer.gpu_ram_gib)
+
+
+def _batch(offer: Offer, work: Workload) -> int | None:
+    if work.model is None or not offer.gpu_ram_gib:
+        return None
+    return largest_batch(work.model, work.train, offer.gpu_ram_gib)
 
 
 def _memory_words(fit: Fit) -> str:

@@ -163,6 +163,16 @@ def test_a_box_that_cannot_hold_the_run_competes_for_nothing():
     assert "weights and optimiser" in " ".join(table.quotes[0].notes)
 
 
+def test_the_largest_batch_that_fits_is_told_where_model_and_memory_are_known():
+    sizes = [Offer(str(gib), "L40S", 0.5, gpu_ram_gib=gib) for gib in (24, 48, 141, None)]
+    plan = Plan(step=400, here=HERE, work=Workload(model=MINISTRAL_3B))
+    known = [q.largest_batch for q in quoted(sizes, plan).quotes]
+    assert known[0] == 0
+    assert 1 <= known[1] < known[2]
+    assert known[3] is None
+    assert quoted(sizes[:1]).quotes[0].largest_batch is None
+
+
 def test_a_free_offer_and_an_unknown_gpu_are_quoted_with_a_warning():
     free, novel = quoted([Offer("a", "L40S", 0.0, speed=1.0), Offer("b", "Unheard Of", 0.5)]).quotes
     assert free.usd.pess == 0

@@ -307,8 +307,9 @@ def test_a_row_has_a_cell_for_every_title_with_and_without_limits():
 
 def test_the_detail_says_how_sure_a_speed_is_and_where_it_comes_from():
     sources = ["memory, TFLOP/s and power (unverified for RTX A5000)", "the provider's score"]
-    document = {"speed_sd": 0.188, "speed_sources": sources}
-    row = QuoteRow("1", "RTX A5000", 0.2, (1, 2, 3), (1, 2, 3), speed=0.42, document=document)
+    document = {"speed_sd": 0.188, "speed_sources": sources, "largest_batch": 8}
+    row = QuoteRow("1", "RTX A5000", 0.2, (1, 2, 3), (1, 2, 3), speed=0.42, vram_gib=24, document=document)
+    assert "batch up to 8" in detail(row, None, {}, {}).plain
     assert f"0.42x the speed ± 19% ({sources[0]})" in detail(row, None, {}, {}).plain
     bare = QuoteRow("1", "A100", 1.0, (1, 2, 3), (1, 2, 3), speed=1.0)
     assert "1.00x the speed" in detail(bare, None, {}, {}).plain

@@ -18,7 +18,7 @@ def detail(row: QuoteRow, stay: QuoteRow | None, limits: Mapping[str, float], co
     out.append("stay: this box" if row.stay else row.gpu, f"bold {colours.get('primary', '')}")
     facts = [
         f"${row.dph:.4f}/h",
-        "" if row.vram_gib is None else f"{row.vram_gib:.0f} GiB, {_fits(row.fits)}",
+        "" if row.vram_gib is None else f"{row.vram_gib:.0f} GiB, {_fits(row.fits)}{_batch(row)}",
         "" if row.reliability is None else f"reliable {row.reliability:.1%}",
         row.place.strip(", "),
         "" if row.stay else f"offer {row.offer_id}",
@@ -58,6 +58,11 @@ def _more(usd: float) -> str:
 
 def _later(hours: float) -> str:
     return "sooner" if hours < 0 else "later"
+
+
+def _batch(row: QuoteRow) -> str:
+    largest = row.document.get("largest_batch")
+    return f", batch up to {largest}" if isinstance(largest, int) and largest > 1 else ""
 
 
 def _fits(word: str) -> str:
