@@ -243,17 +243,19 @@ def test_of_two_screens_on_one_home_the_second_looks_until_the_first_is_closed(t
     second.leave()
 
 
-async def test_the_second_screen_says_so_in_its_top_line_and_refuses_deeds(tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [BIG, (80, 24)], ids=["big", "small"])
+async def test_the_second_screen_says_so_in_its_top_line_and_refuses_deeds(size, tmp_path, monkeypatch):
     monkeypatch.delenv("TUNEWATCH_READ_ONLY", raising=False)
     first = Seat(tmp_path)
     first.take()
     app = app_with(frozen(snapshot()), seat=Seat(tmp_path))
     monkeypatch.setattr(type(app.session), "known", lambda self: [])
-    async with app.run_test(size=BIG) as pilot:
+    async with app.run_test(size=size) as pilot:
         await until(lambda: any("this one is read-only" in n.message for n in told(pilot)), pilot)
         await until(lambda: "read-only" in plain(app).splitlines()[0], pilot)
         await pilot.press("S")
-        await until(lambda: any("stopping a run is refused" in n.message for n in told(pilot)), pilot)
+        why = "stopping a run is refused: another screen of tunewatch acts on this project. Close it"
+        await until(lambda: any(why in n.message for n in told(pilot)), pilot)
         await pilot.press("R")
         await until(lambda: "read-only" in plain(app).splitlines()[0], pilot)
         first.leave()

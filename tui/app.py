@@ -235,6 +235,13 @@ class TunewatchApp(App[None]):
         self.set_class(not self._seat.taken, "-second")
         self.set_class(read_only(), "-read-only")
 
+    @property
+    def looks_only(self) -> str:
+        """Why nothing can be done from here, as the end of a sentence; empty when it can."""
+        from tui.seat import why_refused
+
+        return why_refused(second=self.has_class("-second"))
+
     def _watch_rentals(self) -> None:
         """Look at what bills and end what is past its limit, whatever screen is open."""
         from tui.commands.common import read_only
@@ -376,11 +383,10 @@ class TunewatchApp(App[None]):
 
     def action_launch(self) -> None:
         """The launch wizard."""
-        from tui.commands.common import read_only
         from tui.screens.launch import LaunchScreen
 
-        if read_only():
-            self.notify("renting is refused: tunewatch is read-only here.", severity="warning")
+        if self.looks_only:
+            self.notify(f"renting is refused: {self.looks_only}", severity="warning")
         else:
             self.push_screen(LaunchScreen())
 

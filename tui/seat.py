@@ -55,3 +55,12 @@ class Seat:
         if self._mine:
             os.environ.pop(_VARIABLE, None)
         self._lock.release()
+
+
+def why_refused(*, second: bool) -> str:
+    """Why this session may only look, as the end of a sentence; `second` when another screen acts. Empty: it may act."""
+    from tui.commands.common import read_only
+
+    if second:
+        return "another screen of tunewatch acts on this project. Close it, and this one takes over."
+    return "tunewatch is read-only here." if read_only() else ""

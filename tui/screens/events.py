@@ -29,7 +29,7 @@ class EventsScreen(ModalScreen[Event | None]):
         border: round $border; background: $surface; padding: 0 1;
         border-title-color: $foreground; border-subtitle-color: $text-muted;
     }
-    EventsScreen #whole { width: 1fr; height: auto; max-height: 6; border-top: solid $border-blurred; }
+    EventsScreen #whole { display: none; width: 1fr; height: auto; max-height: 6; border-top: solid $border-blurred; }
     EventsScreen EventList, EventsScreen EventList:focus { border: none; background: transparent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,e,q", "dismiss", "Close")]

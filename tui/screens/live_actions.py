@@ -51,12 +51,11 @@ class LiveActions(Screen[None]):
 
     def action_what_if(self) -> None:
         """Try another rule on this run at once; nothing is changed by it before it is applied."""
-        from tui.commands.common import read_only
         from tui.screens.whatif import WhatIfScreen
 
         if self.snapshot is None:
             return
-        refusal = "Cannot be applied: tunewatch is read-only here." if read_only() else ""
+        refusal = f"Cannot be applied: {self.control.looks_only}" if self.control.looks_only else ""
         if self.control.session.recorded:
             refusal = "Cannot be applied: this is a recording, nothing trains."
         self.app.push_screen(WhatIfScreen(self.snapshot, refusal=refusal))
@@ -137,14 +136,12 @@ class LiveActions(Screen[None]):
 
     def _may_act(self, what: str, *, boxed: bool = False) -> bool:
         """Whether a deed can be asked for; if not, the reason is told."""
-        from tui.commands.common import read_only
-
         snapshot = self.snapshot
         if snapshot is None:
             return False
         reason = ""
-        if read_only():
-            reason = f"{what} is refused: tunewatch is read-only here."
+        if self.control.looks_only:
+            reason = f"{what} is refused: {self.control.looks_only}"
         elif snapshot.ended and not boxed:
             reason = f"the run is over already: {snapshot.state}."
         elif boxed and not self.control.session.rented(self.target):

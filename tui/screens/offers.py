@@ -299,16 +299,14 @@ class OffersScreen(Filtering):
     @on(DataTable.RowSelected)
     def action_rent(self) -> None:
         """Move the run there, or rent it for a recipe. The dialog asks."""
-        from tui.commands.common import read_only
-
         chosen = self._chosen()
         if chosen is None:
             return
         offer = next((r for r in self._rows() if r.offer_id == chosen), None)
         if offer is None:
             self.notify("That is the box the run is on.")
-        elif read_only():
-            self.notify("renting is refused: tunewatch is read-only here.", severity="warning")
+        elif self.control.looks_only:
+            self.notify(f"renting is refused: {self.control.looks_only}", severity="warning")
         elif self.live and self._market.known:
             if "offer" not in self._busy:
                 self._say("offer", f"asking whether offer {offer.offer_id} is still there …")
