@@ -1,7 +1,10 @@
-"""What all tests share: the order in which modules are given out, and the stand-in with real boxes."""
+"""What all tests share: a state directory, the order in which modules are given out, the stand-in with real boxes."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +12,14 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.fake_vast import FakeVast
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What tunewatch keeps for a person is not read and not written by its tests: a state directory of their own, for
+    those that name none."""
+    folder = tempfile.mkdtemp(prefix="tunewatch-tests-")
+    os.environ["XDG_STATE_HOME"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,6 +86,8 @@ class Browser:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # a socket lies there, whose path must be short
+        self._temporary = tempfile.mkdtemp(prefix="tw-chromium-")
         self._process: asyncio.subprocess.Process | None = None
         self._session: aiohttp.ClientSession | None = None
         self._port = 0
@@ -103,6 +107,8 @@ class Browser:
             "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            # its own settings and caches, not those of who runs the tests
+            env={**os.environ, "HOME": str(self._folder), "TMPDIR": self._temporary},
         )
         announced = self._folder / "DevToolsActivePort"
         for _ in range(1200):
@@ -132,3 +138,4 @@ class Browser:
         if self._process is not None:
             self._process.terminate()
             await self._process.wait()
+        shutil.rmtree(self._temporary, ignore_errors=True)
