@@ -152,7 +152,7 @@ def start_run(
         _put_scripts(transport, box, run_dir, command, grace_s, order.epoch)
     if recipe.foreign.setup and recipe.kind == "command":
         with phases.step("set-up of the recipe") as say:
-            say(_set_up(transport, box, recipe, run_dir))
+            say(_set_up(transport, box, recipe, run_dir, order.epoch))
     session = "tw-" + name.replace("/", "-").replace(".", "-") if box.tmux else None
     where = Target(target.kind, run_dir, target.host, target.user, target.port, target.instance_id)
     known = KnownRun(name, str(where), recipe.name, target.instance_id, attach=_attach(target, session))
@@ -189,7 +189,7 @@ def lay_out_run(
     if recipe.foreign.setup:
         given = environment or {}
         put_secrets(transport, f"{run_dir}/secrets", {name: given[name] for name in PASSED_ON if given.get(name)})
-        _set_up(transport, box, recipe, run_dir)
+        _set_up(transport, box, recipe, run_dir, order.epoch)
 
 
 def _make_run_dir(host: Transport, box: Box, order: Order, recipe: Recipe) -> tuple[str, str]:
@@ -283,11 +283,11 @@ def _put_scripts(host: Transport, box: Box, run_dir: str, command: list[str], gr
         raise RefusedError(f"{run_dir} on {host.name} cannot be written: {answer.complaint or answer.rc}.")
 
 
-def _set_up(host: Transport, box: Box, recipe: Recipe, run_dir: str) -> str:
+def _set_up(host: Transport, box: Box, recipe: Recipe, run_dir: str, epoch: int) -> str:
     """The recipe's own preparation, in its work tree, with the environment first on the path."""
     q = shlex.quote
     path = q(box.python.rpartition("/")[0])
-    words = q(f"{box.python} {shlex.join(recipe.foreign.setup)}")
+    words = q(f"{epoch} {box.python} {shlex.join(recipe.foreign.setup)}")
     answer = host.run(
         f'cd {q(run_dir)}/work || exit; [ "$(cat ../.set-up 2>/dev/null)" = {words} ] || '
         f"{{ . ../secrets && PATH={path}:$PATH && {shlex.join(recipe.foreign.setup)} && echo {words} >../.set-up; }}",

@@ -77,6 +77,7 @@ def test_a_run_moves_and_its_curve_goes_on_as_if_nothing_had_happened(world: Fak
         guard = json.loads((new_dir / "guard.json").read_text())
         assert (guard["budget_usd"], guard["idle_s"]) == (2.0, 1800.0)
         assert 0 < guard["deadline_s"] < 3700, "the run's own deadline, and not a new one"
+        assert len((new_dir / "set-ups").read_text().splitlines()) == 1, "set up once, while the old one trained"
         assert not (new_dir / "guard.release").exists()
 
 

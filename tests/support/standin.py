@@ -118,6 +118,7 @@ def standin_recipe(folder: Path, **options: object) -> tuple[Path, Path]:
     recipe.write_text(
         f'kind = "command"\n[foreign]\ncommand = {json.dumps(words)}\nworkdir = "{work}"\ncheckpoints = "ckpt"\n'
         'resume = ["--resume", "{checkpoint}"]\n'
+        'setup = ["sh", "-c", "echo $PWD >>../set-ups"]\n'
         # it is no second trainer of the run: nothing of it is kept
         'rehearse = ["--steps", "{until}", "--witness", "rehearsed"]\n'
     )
