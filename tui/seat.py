@@ -58,7 +58,7 @@ class Seat:
 
 
 def why_refused(*, second: bool) -> str:
-    """Why this session may only look, as the end of a sentence; `second` when another screen acts. Empty: it may act."""
+    """Why this session may only look, as the end of a sentence, or nothing; `second`: another screen acts."""
     from tui.commands.common import read_only
 
     if second:

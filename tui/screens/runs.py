@@ -142,6 +142,10 @@ class RunsScreen(Filtering):
         for snapshot in list(self.control.snapshots.values()):
             if self._stands_elsewhere(snapshot):
                 self.rows.pop(snapshot.target, None)
+                if not any(getattr(screen, "target", None) == snapshot.target for screen in self.app.screen_stack):
+                    # nobody looks at it any more: the box that the run has left is asked nothing
+                    self.control.session.forget(snapshot.target)
+                    self.control.snapshots.pop(snapshot.target, None)
             else:
                 self._keep(snapshot)
         if self.control.rental is not None:
