@@ -19,6 +19,7 @@ from tests.fake_vast.market import offer_row
 from tests.support.rented import BOOT, Laptop
 from tests.support.standin import standin_recipe
 from tests.support.tui import plain, until
+from tests.support.vast import as_laptop
 from tui.app import TunewatchApp
 from tui.screens.deed import DeedScreen
 from tui.screens.launch import LaunchScreen
@@ -37,11 +38,7 @@ LONG = 300.0
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVast]:
     offers = [offer_row(1, machine_id=1), offer_row(2, machine_id=2, dph_base=0.2, gpu_name="H100 SXM")]
     with FakeVast(boxes=tmp_path / "boxes", boot=BOOT, offers=offers, credit=500.0) as fake:
-        for name, value in {
-            "TUNEWATCH_HOME": str(tmp_path / "home"), "VAST_API_KEY": fake.world.account_key,
-            "TUNEWATCH_VAST_URL": fake.url, "NO_PROXY": "127.0.0.1,localhost",
-        }.items():  # fmt: skip
-            monkeypatch.setenv(name, value)
+        as_laptop(monkeypatch, fake, tmp_path / "home")
         monkeypatch.delenv("TUNEWATCH_READ_ONLY", raising=False)
         yield fake
         for box in fake.world.living():

@@ -16,6 +16,7 @@ from runner.errors import RefusedError
 from tests.fake_vast import FakeVast
 from tests.support.rented import Crash, CrashAt, Laptop, real_world
 from tests.support.tui import app_with, frozen, plain, snapshot, told, until
+from tests.support.vast import as_laptop
 from tui.launch_draft import Draft
 from tui.market import LiveMarket
 from tui.screens.deed import DeedScreen
@@ -30,11 +31,7 @@ SLOW = 120.0
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVast]:
     with FakeVast() as made:
-        for name, value in {
-            "TUNEWATCH_HOME": str(tmp_path / "home"), "VAST_API_KEY": made.world.account_key,
-            "TUNEWATCH_VAST_URL": made.url, "NO_PROXY": "127.0.0.1,localhost",
-        }.items():  # fmt: skip
-            monkeypatch.setenv(name, value)
+        as_laptop(monkeypatch, made, tmp_path / "home")
         for name in ("HF_TOKEN", "HF_ENDPOINT", "TUNEWATCH_READ_ONLY"):
             monkeypatch.delenv(name, raising=False)
         yield made

@@ -18,6 +18,7 @@ from remote.vast import key_configured
 from tests.fake_vast import FakeVast, faults
 from tests.fake_vast.market import offer_row
 from tests.support.tui import app_with, plain, snapshot, until
+from tests.support.vast import as_laptop
 from tui.market import LiveMarket, parse_budget, parse_deadline
 from tui.offer_rows import cells, titles
 from tui.screens.deed import DeedScreen
@@ -60,11 +61,7 @@ class Market:
 @pytest.fixture
 def market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Market]:
     with FakeVast() as fake:
-        for name, value in {
-            "TUNEWATCH_HOME": str(tmp_path / "home"), "VAST_API_KEY": fake.world.account_key,
-            "TUNEWATCH_VAST_URL": fake.url, "NO_PROXY": "127.0.0.1,localhost",
-        }.items():  # fmt: skip
-            monkeypatch.setenv(name, value)
+        as_laptop(monkeypatch, fake, tmp_path / "home")
         yield Market(fake)
 
 

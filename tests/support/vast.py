@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from remote.vast import VastProvider
 from tests.fake_vast import FakeVast, ManualClock
@@ -21,6 +24,14 @@ def rented_world(**options: Any) -> Iterator[tuple[FakeVast, VastProvider, Manua
     timeout = options.pop("timeout_s", 3.0)
     with FakeVast(clock=clock, **options) as fake:
         yield fake, provider_for(fake, clock, timeout_s=timeout), clock
+
+
+def as_laptop(monkeypatch: pytest.MonkeyPatch, fake: FakeVast, home: Path) -> None:
+    """The environment of a person whose provider is the stand-in, for commands and screens."""
+    for name, value in {
+        "TUNEWATCH_HOME": str(home), "VAST_API_KEY": fake.world.account_key, "TUNEWATCH_VAST_URL": fake.url, **QUICK,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
 
 
 def provider_for(fake: FakeVast, clock: ManualClock, *, timeout_s: float = 3.0, **options: Any) -> VastProvider:
