@@ -394,7 +394,7 @@ def wall() -> Iterator[tuple[FakeVast, VastProvider]]:
 
 @pytest.mark.parametrize("operation", ASKED)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_f11_whatever_the_provider_says_is_a_value_or_an_error_of_ours_that_can_be_printed(
     wall: tuple[FakeVast, VastProvider], operation: str, data: st.DataObject
 ) -> None:
