@@ -210,6 +210,7 @@ def test_a_name_that_points_out_of_the_checkpoint_is_refused(boxes: Boxes) -> No
     assert not list(boxes.new.rglob("x"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_uploaded_comes_from_the_hub_by_its_revision(
     boxes: Boxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
