@@ -58,6 +58,13 @@ def test_fp32_adamw_does_not_fit_the_seeds_card_and_8_bit_states_are_tight_or_fi
     assert made("lora_rank=16", "dtype=bfloat16", have=16.0).state == "fits"
 
 
+def test_the_embeddings_gradients_are_counted_where_it_is_trained_and_the_default_still_has_room():
+    """An A100 of 40 GB tells 39.4 GiB of itself."""
+    assert made().terms["embedding gradients"] == pytest.approx(2 * 131_072 * 3072 * 4 / 2**30)
+    assert "embedding gradients" not in made("lora_rank=16").terms
+    assert made(have=39.4).state == "tight"
+
+
 def test_without_slicing_and_checkpointing_the_activations_break_it():
     one = made("loss_chunk=0", "batch_size=8", "max_length=4096", "dtype=bfloat16", "optimizer=adafactor")
     assert one.worst == "logits"

@@ -95,6 +95,8 @@ def verdict(shape: Shape, recipe: Recipe, have_gib: float | None, *, shards: int
         "weights": shape.parameters * weight / shards,
         "gradients": trained * weight / shards,
         "optimizer": trained * states / shards,
+        # tied, it gets one from the output and one from the input, beside the one that adds up over micro-steps
+        "embedding gradients": 0 if train.lora_rank or shards > 1 else 2 * shape.vocab * shape.hidden * weight,
         "gathered layers": _gathered(shape, weight, train.precision) if shards > 1 else 0,
         "layer inputs": tokens * shape.hidden * shape.layers * 2,
         "activations": 34 * tokens * shape.hidden * layers_live,
