@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from textual import events
+from textual.widgets import Input
 
 from tests.support.tui import app_with, frozen, history, snapshot, strike, until
 from tests.test_tui_more import HEALTH
@@ -74,6 +75,8 @@ async def test_a_thousand_random_keys_leave_a_screen_that_works(dice, tmp_path, 
         assert len(app.screen_stack) <= 2, f"stuck on {app.screen} after {pressed[-30:]}"
         app.action_show_runs()
         await until(lambda: isinstance(app.screen, RunsScreen), pilot, seconds=60)
+        # the list is found as it was left: with the filter that was typed last
+        app.screen.query_one("#filter", Input).value = ""
         await until(lambda: app.screen.query_one("DataTable").row_count == 2, pilot, seconds=60)
         assert app.is_running
 
