@@ -20,6 +20,7 @@ from remote.bootstrap import deliver, put_secrets
 from remote.checkpoint_transfer import Cargo
 from remote.decision import Decision, decide, instance_offer, seconds_per_step
 from remote.desk import Note
+from remote.given import ship_named
 from remote.move import Move
 from remote.remote_run import PASSED_ON
 from remote.ship import work_tree
@@ -158,6 +159,7 @@ def _ours(move: Move, cargo: Cargo) -> dict[str, Any]:
         words += ["--config", f"{folder}/config-given.toml"]
     for pair in order.overrides:
         words += ["--set", pair]
+    words += ship_named(host, move.recipe())
     answer = host.run(
         f"cd {q(folder)} && . ./secrets && PYTHONPATH={q(box.code)} {q(box.python)} -m runner.study.rehearse "
         f"{shlex.join(words)} 2>rehearsal.err; rc=$?; rm -f secrets; [ $rc -eq 0 ] || tail -n 5 rehearsal.err >&2; "

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from remote.bootstrap import Box, Phases, deliver, prepare, put_secrets
 from remote.connect import open_transport
 from remote.deeds import DeedResult, Progress, silent
+from remote.given import refuse_large, ship_named
 from remote.home import home as default_home
 from remote.known import KnownRun, note_run
 from remote.settings import Settings, load_settings
@@ -118,6 +119,7 @@ def resolve_order(order: Order, environment: Mapping[str, str]) -> Recipe:
         raise UsageError(
             f"The recipe {order.recipe} names no command.", hint='Add [foreign] command = ["python", ...].'
         )
+    refuse_large(recipe)
     return recipe
 
 
@@ -228,6 +230,7 @@ def _ours(host: Transport, box: Box, recipe: Recipe, order: Order, run_dir: str)
         words += ["--config", f"{run_dir}/config-given.toml"]
     for pair in order.overrides:
         words += ["--set", pair]
+    words += ship_named(host, recipe)
     if order.hf_repo_id:
         words += ["--hf-repo-id", order.hf_repo_id]
     if order.nproc > 1:

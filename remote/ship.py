@@ -61,6 +61,18 @@ def work_tree(folder: Path) -> Parcel:
     return _pack({path.relative_to(folder).as_posix(): path for path in paths})
 
 
+def parcel_of(path: Path) -> Parcel:
+    """A file under its own name, or a whole folder, as it stands here."""
+    if path.is_file():
+        return _pack({path.name: path})
+    return _pack({found.relative_to(path).as_posix(): found for found in _walk(path)})
+
+
+def folder_size(path: Path) -> int:
+    """Bytes of a file, or of all that `parcel_of` would take of a folder."""
+    return path.stat().st_size if path.is_file() else sum(found.lstat().st_size for found in _walk(path))
+
+
 def _walk(root: Path) -> list[Path]:
     found = []
     for folder, names, files in os.walk(root):

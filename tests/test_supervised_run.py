@@ -339,22 +339,41 @@ def test_a_box_without_tmux_runs_all_the_same(tmp_path: Path) -> None:
         assert stop_run(host, run.run_dir, name=run.name).steps[-1].detail.endswith("exit status 11")
 
 
+def test_a_file_that_is_too_large_to_travel_is_refused_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"0" * 2_000_000)
+    monkeypatch.setattr("remote.given.MAX_BYTES", 1 << 20)
+    order = Order("stage1", overrides=(f"model.base={tmp_path / 'weights'}",))
+    with pytest.raises(RefusedError, match=r"model\.base = .*weights has 2 MB; at most 1 MB are shipped"):
+        resolve_order(order, {})
+    assert resolve_order(Order("stage1", overrides=("model.base=owner/name",)), {}).model.base == "owner/name"
+
+
 @pytest.mark.slow
 @pytest.mark.study
 @pytest.mark.timeout(1200)
 def test_a_stage_of_ours_runs_on_a_host_and_stops_with_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`run demo --host`: the real trainer, shipped, started over SSH, watched, stopped, its checkpoint whole."""
+    """The real trainer with data of this laptop, shipped, started over SSH, watched, stopped; its checkpoint whole."""
+    from runner.config import load_recipe
     from runner.rundir import newest_whole_checkpoint
+
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [json.dumps({"prompt": f"{n} and {n % 7}?", "answer": f"{n + n % 7}"}) for n in range(400)]
+    pairs.write_text("\n".join(lines) + "\n")
 
     state = tmp_path / "state"
     with Sshd(tmp_path / "box") as box:
         for module in ("remote.remote_run", "remote.stop"):
             monkeypatch.setattr(f"{module}.open_transport", lambda *_, **__: box.connect(state))
         changes = (
-            "model.base=demo data.dataset=demo data.train_samples=2000 data.eval_samples=40 train.max_steps=2000 "
-            "train.optimizer=adamw train.batch_size=8 train.grad_accum=1 train.eval_steps=20 train.save_steps=20"
+            f"model.base=demo evaluate.tasks=demo data.dataset={pairs} data.prompt_field=prompt "
+            "data.answer_field=answer data.template=plain data.train_samples=300 data.eval_samples=40 "
+            "train.max_steps=2000 train.optimizer=adamw train.batch_size=8 train.grad_accum=1 train.eval_steps=20 "
+            "train.save_steps=20"
         )
         order = Order("stage5", overrides=tuple(changes.split()))
         run = run_on_host(order, "box", home=state, settings=Settings(), environment={})
@@ -372,3 +391,6 @@ def test_a_stage_of_ours_runs_on_a_host_and_stops_with_a_checkpoint(
         assert ended.status is not None
         assert ended.status.rc == 11
         assert newest_whole_checkpoint(Path(run.run_dir) / "checkpoints") is not None
+        there = Path(load_recipe(Path(run.run_dir) / "config.toml").data.dataset)
+        assert there.is_relative_to(Path(run.run_dir).parents[2] / "code")
+        assert there.read_bytes() == pairs.read_bytes()
