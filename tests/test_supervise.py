@@ -357,6 +357,15 @@ def test_the_exception_is_the_reason():
     assert judge_end(1, asked="", killed=False, oom_kills=0, tail=tail).reason == "ValueError: no such column"
 
 
+def test_a_run_that_gave_up_by_itself_says_why_and_not_only_its_exit_code() -> None:
+    said = (
+        b"loading\nrunner: The file pairs.jsonl, row 3: there is no column 'answer'.\n  Name it: data.answer_field.\n"
+    )
+    found = judge_end(2, asked="", killed=False, oom_kills=0, tail=said)
+    assert (found.state, found.reason) == ("crashed", "The file pairs.jsonl, row 3: there is no column 'answer'.")
+    assert judge_end(2, asked="", killed=False, oom_kills=0, tail=b"quiet\n").reason == "exit code 2"
+
+
 def test_the_newest_bar_is_the_trainings_and_not_the_evaluations():
     tail = b"\r 17%|#| 20/120 [00:00<00:02, 38.34it/s]\n\r  0%|#| 3/16 [00:00<00:01, 9.0it/s]\x1b[A"
     assert last_frame(tail) == (20, 120)

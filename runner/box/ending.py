@@ -111,11 +111,15 @@ def _all_steps(tail: bytes) -> bool:
     return bool(_DONE.search(tail)) and (frame is None or frame[0] >= frame[1])
 
 
+_GAVE_UP = re.compile(rb"(?:^|[\r\n])runner: ([^\r\n]+)")
+
+
 def _last_words(tail: bytes) -> str:
-    """The exception line of the last traceback, if the log ends with one."""
+    """The exception line of the last traceback, if the log ends with one; else what our runner said as it gave up."""
     start = tail.rfind(b"Traceback (most recent call last)")
     if start < 0:
-        return ""
+        said = _GAVE_UP.findall(tail)
+        return said[-1].decode("utf-8", "replace").strip()[:300] if said else ""
     for line in re.split(rb"[\r\n]+", tail[start:])[1:]:
         text = re.sub(rb"^\[rank\d+\]: ?", b"", line)
         if text[:1].strip() and re.match(rb"[A-Za-z_][\w.]*(?::|$)", text):
