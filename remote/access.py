@@ -29,6 +29,7 @@ from remote.transport import (
     Completed,
     FileInfo,
     LinkError,
+    NoHostError,
     Sent,
     Transport,
 )
@@ -229,7 +230,7 @@ class InstanceTransport(Closing):
 
 
 def transport_for_instance(instance_id: int, *, home: Path) -> Transport:
-    """Reach an instance by its number. Asks nobody before its first call, which raises NotFoundError when the account
+    """Reach an instance by its number. Asks nobody before its first call, which raises NoHostError when the account
     has no such instance.
     """
 
@@ -244,7 +245,7 @@ def transport_for_instance(instance_id: int, *, home: Path) -> Transport:
             rows = VastProvider().instances()
         instance = find(rows, wanted)
         if instance is None:
-            raise NotFoundError(f"There is no instance {wanted} on this account.", hint="See: tunewatch instances.")
+            raise NoHostError(f"There is no instance {wanted} on this account.", hint="See: tunewatch instances.")
         if not instance.ssh or instance.status != "running":
             raise UnreachableError(f"Instance {wanted} is {instance.status}.", hint="See: tunewatch instances.")
         return instance

@@ -20,7 +20,7 @@ from remote.link import Backoff, Link
 from remote.mirror import Mirror, mirror_folder
 from remote.source import Files, Freshness, choose_log
 from remote.target import Target
-from remote.transport import AuthError, LinkError, Transport, shell_path
+from remote.transport import AuthError, LinkError, NoHostError, Transport, shell_path
 from runner import rundir
 from runner.errors import NotFoundError, RefusedError, TunewatchError, UnreachableError
 from runner.rundir import Status
@@ -155,6 +155,8 @@ class RemoteSource:
                 continue
             try:
                 pulled = copy.pull(max(0.05, until - self._clock()), timeout=_DEADLINE_S)
+            except NoHostError:
+                raise
             except NotFoundError as error:
                 # the log of a run that has only just begun, or that was moved away: what is here stays
                 if copy is self._log and self._is_file:
@@ -178,6 +180,8 @@ class RemoteSource:
         began = self._clock()
         try:
             info = self._host.stat(self._path, timeout=patience)
+        except NoHostError:
+            raise
         except NotFoundError as error:
             if self._folder is not None:
                 raise self._gone() from None

@@ -10,6 +10,7 @@ Promises that every implementation keeps (one test suite holds them against each
 
     TunewatchError
     ├── NotFoundError                the path does not exist on that host
+    │   └── NoHostError              there is no such host: the provider says that the instance does not exist
     ├── RefusedError
     │   ├── HostKeyChangedError      the host is not the one we met before: never retried, never overridden silently
     │   └── NoPermissionError        the host answers, the file may not be read or written
@@ -27,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from runner.errors import RefusedError, UnreachableError
+from runner.errors import NotFoundError, RefusedError, UnreachableError
 
 
 class LinkError(UnreachableError):
@@ -36,6 +37,10 @@ class LinkError(UnreachableError):
 
 class AuthError(UnreachableError):
     """The host answers and does not let us in: wrong user, refused key, or a key that is not there yet."""
+
+
+class NoHostError(NotFoundError):
+    """Not the path but the host does not exist: the provider was asked and knows no such instance."""
 
 
 class HostKeyChangedError(RefusedError):

@@ -18,7 +18,7 @@ from remote.known import KnownRun, find_run, known_runs, list_runs, note_run
 from remote.local import LocalTransport
 from remote.stop import stop_run
 from remote.tail import FileTail
-from remote.transport import FileInfo
+from remote.transport import FileInfo, NoHostError
 from runner.errors import NotFoundError, RefusedError
 from runner.metrics import MetricsWriter
 from runner.rundir import RunDir, read_status
@@ -350,18 +350,21 @@ def test_status_of_a_run_whose_processes_are_gone_is_lost_not_running(tmp_path: 
     assert "gone" in state.reason
 
 
-def test_an_instance_that_the_provider_does_not_know_is_told_as_such_and_not_as_a_crash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["vast:7:log.txt", "vast:7:."])
+def test_an_instance_that_the_provider_does_not_know_is_told_as_such_and_not_as_a_crash(
+    tmp_path: Path, target: str
+) -> None:
     class Gone(LocalTransport):
         gone = False
 
         def stat(self, path: str, *, timeout: float = 10.0) -> FileInfo:
             if self.gone:
-                raise NotFoundError("There is no instance 7 on this account.")
+                raise NoHostError("There is no instance 7 on this account.")
             return super().stat(path, timeout=timeout)
 
     (tmp_path / "log.txt").write_bytes(TRAIN)
     host = Gone("vast:7", home=tmp_path)
-    feed = RunFeed("vast:7:log.txt", home=tmp_path / "state", connect=lambda _: host)
+    feed = RunFeed(target, home=tmp_path / "state", connect=lambda _: host)
     assert len(feed.settle().history.train) == 1
     host.gone = True
     state = feed.tick()
