@@ -7,11 +7,12 @@ end stands in the journal, so kill and migrate work on it like on our own.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from remote.access import Opener, own_key, reach, transport_for_instance
-from remote.arming import Wishes, arm, limits_for
+from remote.arming import Wishes, arm, hook_start, limits_for, stand_again
 from remote.bootstrap import deliver
 from remote.deeds import DeedResult
 from remote.desk import Desk
@@ -179,7 +180,18 @@ def _arm(desk: Desk, row: Instance, host: Transport, target: str, wishes: Wishes
     limits = limits_for(
         row, wishes, url=getattr(desk.provider, "url", ""), spent_usd=bill(desk.journal, row.id, desk.clock()).total
     )
-    arm(desk, host, folder, limits, lambda words: f"PYTHONPATH={shell_path(code)} {python} -m {words}", note)
+
+    # by its whole path: a start script does not search where an SSH session does
+    found = host.run(f"command -v {shlex.quote(python)}", timeout=20).text or python
+
+    def command(words: str) -> str:
+        return f"PYTHONPATH={shell_path(code)} {shlex.quote(found)} -m {words}"
+
+    arm(desk, host, folder, limits, command, note)
+    root = f"{host.home()}/tunewatch"
+    stand_again(host, root, folder, command, limits)
+    if not hook_start(host, root):
+        note.detail += "; it would not come back after a restart: this box has no start script in its home directory"
     return folder
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from remote.access import KEY_PATIENCE_S, Opener, own_key, reach, wait_for_ssh
-from remote.arming import Wishes, arm, keep_report, limits_for, read_guard, standing
+from remote.arming import Wishes, arm, keep_report, limits_for, read_guard, stand_again
 from remote.bootstrap import Box, Phases, prepare
 from remote.deeds import DeedResult
 from remote.desk import Desk, Note
@@ -29,7 +29,6 @@ from remote.remote_run import Order, resolve_order, start_run
 from remote.rent import BootError, Plan, check_offer, create_box, resolve, verify_row, wait_boot
 from remote.target import Target, parse_host
 from remote.transport import Transport, shell_path
-from runner.box.limits import Limits
 from runner.errors import NotFoundError, TunewatchError, UnconfirmedError, UnreachableError
 from runner.needs import specs
 from runner.rundir import LOG, STATUS, read_status
@@ -296,7 +295,7 @@ def arm_box(
         for_s=60.0, again_on=(UnreachableError,),
     )  # fmt: skip
     if not row.own:
-        stand_again(host, box, run_dir, limits)
+        stand_again(host, box.root, run_dir, lambda words: python_command(box, words), limits)
     deed.done(
         "guard",
         instance=row.id,
@@ -308,17 +307,6 @@ def arm_box(
             "idle_s": request.wishes.idle_s,
             "deadline_at": None if deadline is None else desk.clock() + deadline,
         },
-    )
-
-
-def stand_again(host: Transport, box: Box, run_dir: str, limits: Limits) -> None:
-    """What the start script of the container runs, so that its guard comes back with it."""
-    again = standing(run_dir, lambda words: python_command(box, words), limits)
-    host.put(
-        f"#!/bin/sh\n# the container began anew: its guard stands again\n({again} </dev/null >>{shell_path(run_dir)}"
-        "/guard.log 2>&1 &)\n".encode(),
-        f"{box.root}/onstart.sh",
-        mode=0o700,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,9 +36,9 @@ def laptop(real: FakeVast, tmp_path: Path) -> Laptop:
     return Laptop(real, tmp_path)
 
 
-def by_hand(fake: FakeVast, offer: int, label: str = "my box") -> Box:
+def by_hand(fake: FakeVast, offer: int, label: str = "my box", onstart: str | None = None) -> Box:
     """A box as the study's user has it: rented in the console, a run in tmux, no file of ours."""
-    box = fake.world.create(offer, {"image": "pytorch", "disk": 60, "label": label})
+    box = fake.world.create(offer, {"image": "pytorch", "disk": 60, "label": label, "onstart": onstart})
     until = time.monotonic() + 120
     while box.status != "running":
         assert time.monotonic() < until
@@ -106,6 +106,44 @@ def test_a_guard_is_armed_on_a_box_that_is_not_ours_and_ends_it_at_its_deadline(
         time.sleep(0.1)
     assert found["target"].endswith("log.txt")
     assert (box.container.home if box.container else Path("/")).exists(), "stopped, not destroyed: nothing was uploaded"
+
+
+def test_the_guard_of_an_adopted_box_comes_back_when_its_container_starts_anew(laptop: Laptop) -> None:
+    """Its start script, written by whoever rented it, is kept: one line at its head, however often it is adopted."""
+    theirs = "#!/bin/bash\nset -e\necho began >> began.txt\nexit 3\n"
+    box = by_hand(laptop.fake, 3, onstart=theirs)
+    assert box.container is not None
+    home = box.container.home
+    for _ in range(2):
+        adopt(laptop.desk(), box.id, open_pair=laptop.open_pair, wishes=Wishes(deadline_s=3600.0), guard=True)
+    first, hook, *rest = (home / "onstart.sh").read_text().splitlines(keepends=True)
+    assert (first, "".join(rest)) == ("#!/bin/bash\n", theirs.removeprefix(first))
+    assert "guard" in hook
+    folder = f"{home}/tunewatch/guards/{box.id}"
+    before = read_guard(host_of(laptop, box), folder)
+
+    laptop.provider.stop(box.id)
+    wait_until(lambda: box.status == "exited")
+    laptop.provider.start(box.id)
+    wait_until(lambda: box.status == "running")
+    host = host_of(laptop, box)
+    wait_until(lambda: read_guard(host, folder).get("elapsed_s", 0) > before["elapsed_s"] + 1)
+    after = read_guard(host, folder)
+    assert (after["word"], after["limits"]) == ("watching", before["limits"])
+    assert (home / "began.txt").read_text() == "began\n" * 2
+
+
+def test_a_box_without_a_start_script_says_that_its_guard_would_not_come_back(laptop: Laptop) -> None:
+    box = by_hand(laptop.fake, 4)
+    result, _ = adopt(laptop.desk(), box.id, open_pair=laptop.open_pair, wishes=Wishes(deadline_s=3600.0), guard=True)
+    assert any("would not come back" in step.detail for step in result.steps)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_what_cannot_be_adopted_says_why(laptop: Laptop) -> None:

@@ -30,7 +30,7 @@ trap 'exit 0' TERM
 [ "$$" = 1 ] && mount -t proc proc /proc
 cd "$HOME" || exit 1
 /usr/sbin/sshd -D -e -f "$BOX_DIR/sshd_config" 2>>"$BOX_DIR/sshd.log" </dev/null &
-[ -s "$BOX_DIR/onstart.sh" ] && bash "$BOX_DIR/onstart.sh" >>"$BOX_DIR/onstart.log" 2>&1 </dev/null &
+[ -s onstart.sh ] && bash onstart.sh >>"$BOX_DIR/onstart.log" 2>&1 </dev/null &
 # its other end is held by the stand-in: when that is gone, however it went, so is the box
 while read -r _; do :; done
 exit 0
@@ -118,7 +118,7 @@ class BoxHost:
         key = directory / "host_key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
         if onstart:
-            (directory / "onstart.sh").write_text(onstart)
+            (container.home / "onstart.sh").write_text(onstart)
         self._script(directory / "init", INIT)
         self._script(directory / "session", SESSION)
         self._script(directory / "bin" / "python3", f'#!/bin/bash\nexec "{self.python}" "$@"\n')
