@@ -44,7 +44,8 @@ def test_the_words_come_back_as_they_stood() -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"at": 1, "parts": [[1]], "panes": {}}', b"\xff\xfe\x00"])
 def test_a_memory_that_cannot_be_read_is_none(home: Path, content: bytes) -> None:
     seen()
-    next((home / "seen").iterdir()).write_bytes(content)
+    for file in (home / "seen").iterdir():
+        file.write_bytes(content)
     assert recall(TARGET) is None
     assert recall("another") is None
 

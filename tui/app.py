@@ -294,7 +294,10 @@ class TunewatchApp(App[None]):
         self.push_screen(LiveScreen(plan.target, memory=memory, left=left))
 
     def on_unmount(self) -> None:
-        """Give the terminal its title back; let what waits be sent."""
+        """Give the terminal its title back; let what waits be sent. However the screen ended, nothing looks on."""
+        self._settled = True  # a timer that is due right now begins nothing any more
+        gc.enable()
+        self.session.stop()
         if self._rentals is not None:
             self._rentals.stop()
         if self._seat is not None:
