@@ -84,7 +84,8 @@ def note_run(run: KnownRun, home: Path) -> None:
 def list_runs(home: Path, root: Path = Path("runs")) -> list[dict[str, Any]]:
     """Rows of `runs --json`: every known run with its state, from local files and mirrors alone.
 
-    A run elsewhere whose mirror says it was running is shown as `unreachable`: nobody asked its host just now.
+    A run elsewhere that was not over when last seen is `unreachable`: nobody asked its host just now. What it was then
+    is its `seen_state`, and `seen_age_s` are the seconds since something new of it arrived; both are None for others.
     """
     return [_row(run, home) for run in known_runs(home, root)]
 
@@ -118,6 +119,9 @@ def _row(run: KnownRun, home: Path) -> dict[str, Any]:
         age = max(0.0, time.time() - source.stat().st_mtime)
     seen = status is not None or history.bytes_read > 0
     state = judge_state(history, status, log_age_s=age, alive=alive, link_ok=local)[0] if seen else None
+    unasked = state == "unreachable"
+    then = judge_state(history, status, log_age_s=None, alive=None)[0] if unasked else None
+    arrived = max((p.stat().st_mtime for p in [*mirrors, folder / rundir.STATUS] if p.exists()), default=None)
     step = history.step if history.step is not None else (status.step if status is not None else None)
     mirror = None if local or log is None or not log.exists() else str(log)
     return {
@@ -129,6 +133,8 @@ def _row(run: KnownRun, home: Path) -> dict[str, Any]:
         "max_steps": history.max_steps,
         "instance_id": run.instance_id,
         "mirror": mirror,
+        "seen_state": then,
+        "seen_age_s": max(0.0, time.time() - arrived) if unasked and arrived is not None else None,
         "attach": run.attach,
     }
 

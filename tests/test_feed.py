@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -274,7 +275,10 @@ def test_runs_json_has_the_promised_fields_and_the_state_of_each(
     assert rows[str(run.path)]["state"] == "finished"
     assert rows[str(run.path)]["step"] == 10
     watched = rows["box:log.txt"]
-    assert watched["state"] == "unreachable"
+    assert (watched["state"], watched["seen_state"]) == ("unreachable", "running")
+    assert rows[str(run.path)]["seen_state"] is None
+    said = CliRunner().invoke(command, ["--root", str(tmp_path / "runs")], standalone_mode=False).output
+    assert re.search(r"box:log\.txt +running \S+ ago ", said)
     assert Path(watched["mirror"]).read_bytes() == TRAIN
     assert list_runs(home, tmp_path / "none")[0]["target"] == "box:log.txt"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,6 +34,17 @@ def command(root: Path, as_json: bool) -> None:
         click.echo("No run is known here. Try: tunewatch demo", err=True)
         return
     width = max(len(str(row["name"])) for row in rows)
-    for row in rows:
+    states = [_state(row) for row in rows]
+    wide = max(map(len, states))
+    for row, state in zip(rows, states, strict=True):
         steps = "" if row["step"] is None else f"{row['step']}/{row['max_steps'] or '?'}"
-        click.echo(f"{row['name']:<{width}}  {row['state'] or 'not seen':<11}  {steps:>11}  {row['target']}")
+        click.echo(f"{row['name']:<{width}}  {state:<{wide}}  {steps:>11}  {row['target']}")
+
+
+def _state(row: dict[str, Any]) -> str:
+    """A run elsewhere as it was when last seen: nobody asks its host for this list."""
+    from tui.words import age
+
+    if row["seen_state"] is None:
+        return str(row["state"] or "not seen")
+    return f"{row['seen_state']} {age(row['seen_age_s'])} ago"
