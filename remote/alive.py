@@ -1,14 +1,13 @@
-"""Whether the process that a status.json names is still that process, and still alive.
+"""Whether the process on a host that a status.json names is still that process, and still alive.
 
 A number alone lies twice: it is reused after a reboot or a wrap, and a dead child that nobody reaped still answers
 `kill -0` (PID 1 of a container often reaps nothing). So the boot id, the start ticks and the state letter of
-/proc/PID/stat decide. Where there is no /proc (macOS) nothing but the number is known.
+/proc/PID/stat decide. For a process of this machine: `runner.box.proc.is_alive`.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from runner.box.proc import read_stat
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -22,29 +21,5 @@ def judge_alive(stat: str, boot_now: str, *, start_ticks: int | None, boot_id: s
     """
     if boot_id and boot_now and boot_now.strip() != boot_id.strip():
         return False
-    # the name in brackets may hold spaces and brackets itself: fields are counted from the last one
-    fields = stat.rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in ("Z", "X", "x"):
-        return False
-    return start_ticks is None or fields[19] == str(start_ticks)
-
-
-def process_alive(pid: int, start_ticks: int | None, boot_id: str | None) -> bool:
-    """The same for a process of this machine."""
-    if not Path("/proc/self/stat").exists():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        stat = ""
-    try:
-        boot_now = Path(BOOT_ID).read_text(encoding="ascii")
-    except OSError:
-        boot_now = ""
-    return judge_alive(stat, boot_now, start_ticks=start_ticks, boot_id=boot_id)
+    found = read_stat(stat)
+    return found is not None and found.lives(start_ticks)

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from remote.alive import process_alive
 from remote.target import Target, parse_target
+from runner.box.proc import is_alive
 from runner.errors import NotFoundError
 
 _KEPT = 500
@@ -114,7 +114,7 @@ def _row(run: KnownRun, home: Path) -> dict[str, Any]:
     history = reader.history()
     alive, age = None, None
     if local and status is not None and status.pid:
-        alive = process_alive(status.pid, status.start_ticks, status.boot_id)
+        alive = is_alive(status.pid, status.start_ticks, status.boot_id)
     if local and source is not None and source.exists():
         age = max(0.0, time.time() - source.stat().st_mtime)
     seen = status is not None or history.bytes_read > 0

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from remote.alive import process_alive
 from remote.health import Health
 from remote.link import LOCAL, Link
 from runner import rundir
+from runner.box.proc import is_alive
 from runner.errors import NotFoundError, TunewatchError
 from runner.rundir import Status
 
@@ -157,7 +157,7 @@ class LocalSource:
         alive = None
         if status is not None and (pid := status.pid or status.supervisor_pid):
             # before there is a trainer its supervisor stands for it
-            alive = process_alive(pid, status.start_ticks if status.pid else None, status.boot_id)
+            alive = is_alive(pid, status.start_ticks if status.pid else None, status.boot_id)
         ages = [a for a in (self._age(log), _age_now(metrics)) if a is not None]
         return Files(log, metrics, status, ours, min(ages) if ages else None, alive)
 

@@ -16,11 +16,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote.alive import judge_alive, process_alive
+from remote.alive import judge_alive
 from remote.doctor import check_here, check_host, forget_host_key, judge_health
 from remote.health import SCRIPT, read_health
 from remote.link import Backoff
 from remote.source import Freshness
+from runner.box.proc import is_alive
 from tests.support.sshd import Sshd
 
 SMI = "0, NVIDIA A100-SXM4-40GB, 97, 30211, 40960, 71, 388.12, 400.00, 0x0000000000000004"
@@ -137,10 +138,10 @@ def test_a_process_is_the_one_that_was_started_or_it_is_dead(
 
 
 def test_this_process_is_alive_and_a_zombie_is_not() -> None:
-    assert process_alive(os.getpid(), None, None)
+    assert is_alive(os.getpid(), None, None)
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not process_alive(child.pid, None, None)
+    assert not is_alive(child.pid, None, None)
     child.wait()
 
 

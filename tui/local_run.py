@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from remote.alive import process_alive
+from runner.box.proc import is_alive
 from runner.errors import RefusedError, RunExit, TunewatchError
 from runner.rundir import RunDir, Status, read_status
 
@@ -33,7 +33,7 @@ def alive(run: RunDir) -> bool:
 
 def _lives(status: Status) -> bool:
     pids = ((status.pid, status.start_ticks), (status.supervisor_pid, None))
-    return any(pid is not None and process_alive(pid, ticks, status.boot_id) for pid, ticks in pids)
+    return any(pid is not None and is_alive(pid, ticks, status.boot_id) for pid, ticks in pids)
 
 
 def running_here(kind: str, root: Path) -> RunDir | None:

@@ -22,6 +22,10 @@ class Stat(NamedTuple):
     start_ticks: int
     """Clock ticks after boot."""
 
+    def lives(self, ticks: int | None = None) -> bool:
+        """Whether it is alive, and the process that began at `ticks` where that is known."""
+        return self.state not in "ZXx" and ticks in (None, self.start_ticks)
+
 
 def boot_id() -> str | None:
     """The kernel's id of this boot; None where it has none (not Linux)."""
@@ -34,13 +38,17 @@ def boot_id() -> str | None:
 def stat(pid: int) -> Stat | None:
     """Read a process's state; None when there is no such process (or no /proc)."""
     try:
-        raw = (PROC / str(pid) / "stat").read_bytes()
+        return read_stat((PROC / str(pid) / "stat").read_text("utf-8", "replace"))
     except OSError:
         return None
+
+
+def read_stat(text: str) -> Stat | None:
+    """The text of a /proc/PID/stat, of this machine or another; None when it is none."""
     # the command name may hold spaces and brackets: fields are counted after the last closing one
-    rest = raw[raw.rfind(b")") + 2 :].split()
+    rest = text.rpartition(")")[2].split()
     try:
-        return Stat(rest[0].decode(), int(rest[2]), int(rest[19]))
+        return Stat(rest[0], int(rest[2]), int(rest[19]))
     except (IndexError, ValueError):
         return None
 
@@ -57,7 +65,7 @@ def is_alive(pid: int | None, ticks: int | None = None, boot: str | None = None)
         return False
     found = stat(pid)
     if found is not None:
-        return found.state not in "ZXx" and ticks in (None, found.start_ticks)
+        return found.lives(ticks)
     if (PROC / "self/stat").exists():
         return False
     try:
@@ -74,7 +82,7 @@ def group_members(group: int) -> list[int]:
     members = []
     for entry in _pids():
         found = stat(entry)
-        if found is not None and found.group == group and found.state not in "ZXx":
+        if found is not None and found.group == group and found.lives():
             members.append(entry)
     return members
 
