@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,7 @@ def write_manifest(checkpoint_dir: PathLike) -> Path:
     """
     root = Path(checkpoint_dir)
     paths = sorted(p for p in root.rglob("*") if p.is_file() and not _is_ours(p))
-    # training stands still meanwhile: model and optimiser, the two large files, are hashed beside each other
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda path: hash_file(path, flush=True), paths))
-    entries = {path.relative_to(root).as_posix(): entry for path, entry in zip(paths, found)}  # noqa: B905 - 3.9
+    entries = {path.relative_to(root).as_posix(): entry for path, entry in hash_files(paths, flush=True).items()}
     data = {"version": 1, "step": checkpoint_step(root), "wall": time.time(), "files": entries}
     write_atomic(root / MANIFEST, json.dumps(data, indent=1).encode())
     return root / MANIFEST
@@ -54,6 +52,7 @@ def verify_manifest(checkpoint_dir: PathLike, *, hashes: bool = True) -> list[st
     if manifest is None:
         return ["no manifest: the checkpoint was not finished"]
     problems: list[str] = []
+    alike: list[str] = []
     for name, want in manifest.items():
         path = root / name
         if name.startswith("/") or ".." in Path(name).parts:
@@ -62,8 +61,12 @@ def verify_manifest(checkpoint_dir: PathLike, *, hashes: bool = True) -> list[st
             problems.append(f"{name}: missing")
         elif path.stat().st_size != want.get("bytes"):
             problems.append(f"{name}: {path.stat().st_size} bytes, should be {want.get('bytes')}")
-        elif hashes and hash_file(path)["sha256"] != want.get("sha256"):
-            problems.append(f"{name}: not the bytes that were written")
+        else:
+            alike.append(name)
+    if hashes:
+        found = hash_files([root / name for name in alike])
+        spoiled = [name for name in alike if found[root / name]["sha256"] != manifest[name].get("sha256")]
+        problems += [f"{name}: not the bytes that were written" for name in spoiled]
     return problems
 
 
@@ -104,6 +107,15 @@ def newest_whole_checkpoint(directory: PathLike, *, hashes: bool = True) -> Path
 
 def _is_ours(path: Path) -> bool:
     return path.name == MANIFEST or (path.name.startswith(f".{MANIFEST}.") and path.name.endswith(".tmp"))
+
+
+def hash_files(paths: Iterable[Path], *, flush: bool = False) -> dict[Path, dict[str, Any]]:
+    """`hash_file` of each. Model and optimiser, the two large files of a checkpoint, are read beside each other:
+    training, or a move, stands still meanwhile.
+    """
+    wanted = list(paths)
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(wanted, pool.map(lambda path: hash_file(path, flush=flush), wanted)))  # noqa: B905 - 3.9
 
 
 def hash_file(path: Path, *, flush: bool = False) -> dict[str, Any]:

@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from runner.atomic import read_object, sync_folder, write_atomic
-from runner.manifest import MANIFEST, checkpoint_step, checkpoints, hash_file, read_manifest, verify_manifest
+from runner.manifest import (
+    MANIFEST,
+    checkpoint_step,
+    checkpoints,
+    hash_file,
+    hash_files,
+    read_manifest,
+    verify_manifest,
+)
 
 CARRY = ".carry"
 """Ending of a checkpoint that is not here yet."""
@@ -120,14 +128,14 @@ def finish(dest: Path, wanted: dict[str, dict[str, Any]], *, seen: dict[str, str
     if _is_whole(dest, wanted):
         return {"ok": True, "wrong": []}
     carry = dest.with_name(dest.name + CARRY)
-    wrong = []
-    for name, want in wanted.items():
-        path = carry / name
-        known = (seen or {}).get(path.as_posix())
-        if not path.is_file() or (known or hash_file(path, flush=True)["sha256"]) != want["sha256"]:
-            wrong.append(name)
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+    here = {name: carry / name for name in wanted if (carry / name).is_file()}
+    known = {name: digest for name, path in here.items() if (digest := (seen or {}).get(path.as_posix()))}
+    read = hash_files((path for name, path in here.items() if name not in known), flush=True)
+    known |= {name: read[path]["sha256"] for name, path in here.items() if path in read}
+    wrong = [name for name, want in wanted.items() if known.get(name) != want["sha256"]]
+    for name in wrong:
+        with contextlib.suppress(FileNotFoundError):
+            (carry / name).unlink()
     if wrong:
         return {"ok": False, "wrong": wrong}
     body = {"version": 1, "step": checkpoint_step(dest), "files": wanted}
