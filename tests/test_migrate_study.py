@@ -20,31 +20,9 @@ from remote.migrate_plan import plan_move
 from remote.remote_run import Order
 from tests.fake_vast import Box
 from tests.support.rented import Laptop, real_world
+from tests.support.study import write_recipe
 
 RUN = "mini/20260215-104518"
-RECIPE = """
-kind = "stage3"
-[model]
-base = "demo"
-mask = "prompt_bidirectional"
-[data]
-dataset = "demo"
-train_samples = 400
-eval_samples = 4
-seed = 17
-[train]
-max_steps = 100000
-batch_size = 8
-eval_batch_size = 4
-grad_accum = 1
-learning_rate = 1e-3
-lr_scheduler = "constant"
-warmup_ratio = 0.0
-eval_steps = 1
-logging_steps = 1
-save_steps = 10
-keep_local = 3
-"""
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -80,7 +58,7 @@ def test_the_losses_after_a_move_are_those_of_a_run_that_never_moved(tmp_path: P
     with real_world(tmp_path / "boxes") as fake:
         laptop = Laptop(fake, tmp_path)
         recipe = tmp_path / "mini.toml"
-        recipe.write_text(RECIPE)
+        write_recipe(recipe, "demo", train_samples=400, eval_samples=4, batch_size=8, eval_steps=1, save_steps=10)
         own_key(laptop.home)
         asked = laptop.request(1, name=RUN)
         asked = replace(asked, order=Order(str(recipe), name=RUN))

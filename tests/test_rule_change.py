@@ -27,40 +27,12 @@ from runner.autostop import StopRule
 from runner.errors import NotFoundError, RefusedError, UsageError
 from runner.requests import pending
 from tests.support.sshd import Sshd
-from tests.support.study import history, save_checkpoint, tiny_model, trainer_environment
+from tests.support.study import history, save_checkpoint, tiny_model, trainer_environment, write_recipe
 from tui.cli import cli
 
 pytestmark = pytest.mark.study
 
 ROOT = Path(__file__).parent.parent
-RECIPE = """
-kind = "stage3"
-[model]
-base = "{base}"
-mask = "prompt_bidirectional"
-[data]
-dataset = "demo"
-train_samples = 200
-eval_samples = 16
-seed = 17
-[train]
-max_steps = 100000
-batch_size = 4
-eval_batch_size = 16
-grad_accum = 1
-learning_rate = 1e-3
-lr_scheduler = "constant"
-warmup_ratio = 0.0
-eval_steps = 10
-logging_steps = 1
-save_steps = 1000
-keep_local = 2
-[stop]
-patience = 500
-min_delta = 10.0
-min_steps = 20
-"""
-"""No eval improves by 10: it stops as soon as the patience is shorter than what it has seen."""
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 240.0) -> Any:
@@ -79,9 +51,8 @@ def evals(run_dir: Path, count: int) -> Callable[[], bool]:
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
     base = save_checkpoint(tiny_model(), folder / "base")
-    path = folder / "mini.toml"
-    path.write_text(RECIPE.format(base=base))
-    return path
+    # no eval improves by 10: it stops as soon as the patience is shorter than what it has seen
+    return write_recipe(folder / "mini.toml", base, eval_samples=16, save_steps=1000, patience=500, min_delta=10.0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runner.autostop import StopRule
@@ -218,6 +218,17 @@ def test_runs_without_a_value_come_last_in_every_order():
     for column in ("step", "eval", "best", "speed"):
         assert min(rows, key=sort_key(column)).name == "b"
     assert min(rows, key=sort_key("age")).name == "c"
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=20))
+@example([5.146327495574951, 2.494830846786499, 2.1195731163024902])
+def test_a_sparkline_is_drawn_of_any_numbers_and_its_highest_is_full(values: list[float]) -> None:
+    drawn = spark(values)
+    newest = values[-12:]
+    finite = [v for v in newest if math.isfinite(v)]
+    assert len(drawn) == (len(newest) if finite else 0)
+    if finite and max(finite) / 2 > min(finite) / 2:
+        assert drawn[newest.index(max(finite))] == "█"
 
 
 def test_a_sparkline_leaves_a_hole_for_a_value_that_is_no_number():

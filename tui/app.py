@@ -24,6 +24,7 @@ from textual.signal import Signal
 
 from runner.errors import TunewatchError
 from tui.keys import KEYS, bindings
+from tui.leaving import fault, goodbye
 from tui.session import Session, WatchPlan
 from tui.themes import DEFAULT_THEME, THEMES, palette_of
 from tui.turns import ScreenFirst
@@ -327,7 +328,16 @@ class TunewatchApp(App[None]):
         """Leave; say that the runs go on."""
         going = [s for s in self.snapshots.values() if not s.ended and not self.session.recorded]
         self.session.stop()
-        self.exit(message=_goodbye(going))
+        self.exit(message=goodbye(going))
+
+    def _fatal_error(self) -> None:
+        """A fault of ours ends the screen with a sentence; its traceback, without values, goes into a file."""
+        from rich.text import Text
+
+        error = sys.exc_info()[1] or self._exception
+        self.bell()
+        self._exit_renderables.append(Text(fault(error or RuntimeError("no word of it"))))
+        self._close_messages_no_wait()
 
     def open_shell(self, target: str) -> None:
         """Hand the terminal to a shell where the run is; coming back brings the same screen."""
@@ -426,13 +436,6 @@ class TunewatchApp(App[None]):
         """One layer out; the outermost stays."""
         if len(self.screen_stack) > 2:
             self.pop_screen()
-
-
-def _goodbye(going: list[RunSnapshot]) -> str | None:
-    if not going:
-        return None
-    lines = [f"{s.name or s.target} goes on.  See it again:  tunewatch watch {s.target}" for s in going]
-    return "\n".join(lines)
 
 
 def default_marker() -> Marker:

@@ -111,6 +111,11 @@ def main(argv: list[str] | None = None) -> None:
         # the reader of a pipe went away: not an error of ours, and Python must not try to flush into it again
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         raise SystemExit(0) from None
+    except Exception as error:  # noqa: BLE001 - whatever it was: a sentence here, the traceback in a file
+        from tui.leaving import FAULT, fault
+
+        click.echo(f"tunewatch: {fault(error)}", err=True)
+        raise SystemExit(FAULT) from None
     raise SystemExit(result if isinstance(result, int) else 0)
 
 

@@ -50,4 +50,9 @@ def show(plan: WatchPlan | None, session: Session | None = None) -> None:
 
     session = session or new_session()
     # what is recorded can be acted on by nobody
-    TunewatchApp(session, plan=plan, seat=None if session.recorded else Seat(home())).run()
+    app = TunewatchApp(session, plan=plan, seat=None if session.recorded else Seat(home()))
+    app.run()
+    if app.return_code:
+        from tui.leaving import FAULT
+
+        raise SystemExit(FAULT)

@@ -101,9 +101,12 @@ def spark(values: Sequence[float], width: int = 12) -> str:
     finite = [v for v in shown if math.isfinite(v)]
     if not finite:
         return ""
-    lo, hi = min(finite), max(finite)
-    scale = (len(BLOCKS) - 1) / (hi - lo) if hi > lo else 0.0
-    return "".join(BLOCKS[math.ceil((v - lo) * scale)] if math.isfinite(v) else " " for v in shown)
+    # halves: the difference of two floats may be no float any more
+    lo, hi = min(finite) / 2, max(finite) / 2
+    top = len(BLOCKS) - 1
+    # a quotient never exceeds 1; a product with the inverse does, by a hair, and would point behind the last block
+    shares = [(v / 2 - lo) / (hi - lo) if hi > lo else 0.0 for v in shown]
+    return "".join(BLOCKS[math.ceil(s * top)] if math.isfinite(v) else " " for v, s in zip(shown, shares, strict=True))
 
 
 def cells(row: RunRow, colours: Mapping[str, str], mark: str | None, now: float, width: int = NARROW) -> list[Text]:

@@ -89,6 +89,49 @@ def tiny_recipe(base: Path | str, *overrides: str) -> Recipe:
     return load_recipe("demo", [*small, *overrides], env={})
 
 
+LONG_RUN = """
+kind = "stage3"
+[model]
+base = "{base}"
+mask = "prompt_bidirectional"
+[data]
+dataset = "demo"
+train_samples = {train_samples}
+eval_samples = {eval_samples}
+seed = 17
+[train]
+max_steps = 200000
+batch_size = {batch_size}
+eval_batch_size = {eval_samples}
+grad_accum = 1
+learning_rate = 1e-3
+lr_scheduler = "constant"
+warmup_ratio = 0.0
+eval_steps = {eval_steps}
+logging_steps = 1
+save_steps = {save_steps}
+keep_local = 3
+"""
+STOP = """[stop]
+patience = {patience}
+min_delta = {min_delta}
+min_steps = 20
+"""
+
+
+def write_recipe(
+    path: Path, base: Path | str, *, train_samples: int = 200, eval_samples: int = 8, batch_size: int = 4,
+    eval_steps: int = 10, save_steps: int = 20, patience: int | None = None, min_delta: float = 0.001,
+) -> Path:  # fmt: skip
+    """A recipe file of a real fine-tune that goes on until somebody or its rule ends it."""
+    text = LONG_RUN.format(
+        base=base, train_samples=train_samples, eval_samples=eval_samples, batch_size=batch_size,
+        eval_steps=eval_steps, save_steps=save_steps,
+    )  # fmt: skip
+    path.write_text(text + ("" if patience is None else STOP.format(patience=patience, min_delta=min_delta)))
+    return path
+
+
 def trainer_environment() -> dict[str, str]:
     """The environment of a trainer started by a test: as on a machine that does not unbuffer Python for everybody."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 PATIENCE_S = 240.0
+ENDED = "THE END"
+"""Stands on the screen when the program has ended."""
 
 
 class Terminal:
@@ -23,7 +25,7 @@ class Terminal:
         outer = {name: value for name, value in os.environ.items() if name not in ("TMUX", "NO_COLOR")}
         subprocess.run(
             ["tmux", "-L", self.socket, "-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height),
-             "-s", "main", f"{command}; echo THE END; cat"],
+             "-s", "main", f"{command}; echo {ENDED}; cat"],
             env={**outer, "TERM": "xterm-256color", "LANG": "C.UTF-8"}, check=True, timeout=60,
         )  # fmt: skip
 
@@ -71,6 +73,7 @@ class Terminal:
             seen = self.screen()
             if holds(seen):
                 return seen
+            assert ENDED not in seen, f"the program ended before {wanted!r} came:\n{seen}"
             assert time.monotonic() < end, f"{wanted!r} did not come within {seconds:g} s:\n{seen}"
             time.sleep(0.1)
 

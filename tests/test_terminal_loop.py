@@ -1,53 +1,25 @@
 """The whole loop in a real terminal, by keys alone: launch, watch, what-if applied, migrate, kill.
 
-    python -m tests.demo_terminal      some minutes; no account, no network, no money
-
-The market is a stand-in behind real HTTP, the boxes are real sshd processes, the run is a small real fine-tune. It ends
-with a sentence for each part, or with the screen that was not as it should be.
+The market is a stand-in behind real HTTP, the boxes are real sshd processes, the run is a small real fine-tune. What
+does not come shows the screen that stood there instead.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
+
+import pytest
 
 from runner.autostop import StopRule
 from tests.fake_vast import FakeVast
 from tests.fake_vast.market import offer_row
 from tests.support.rented import BOOT
-from tests.support.study import history, save_checkpoint, tiny_model
+from tests.support.study import history, save_checkpoint, tiny_model, write_recipe
 from tests.support.terminal import Terminal
 
 LONG = 480.0
 """Seconds for a deed with boxes and torch in it, on a machine that is busy."""
-RECIPE = """
-kind = "stage3"
-[model]
-base = "{base}"
-mask = "prompt_bidirectional"
-[data]
-dataset = "demo"
-train_samples = 200
-eval_samples = 8
-seed = 17
-[train]
-max_steps = 200000
-batch_size = 4
-eval_batch_size = 8
-grad_accum = 1
-learning_rate = 1e-3
-lr_scheduler = "constant"
-warmup_ratio = 0.0
-eval_steps = 10
-logging_steps = 1
-save_steps = 20
-keep_local = 2
-[stop]
-patience = 900
-min_delta = 0.001
-min_steps = 20
-"""
 
 
 def name_typed_back(term: Terminal, name: str) -> None:
@@ -60,10 +32,11 @@ def name_typed_back(term: Terminal, name: str) -> None:
     term.keys("Enter")
 
 
-def walk(tmp_path: Path) -> None:
-    """All of it, in a folder that is thrown away afterwards."""
-    recipe = tmp_path / "mini.toml"
-    recipe.write_text(RECIPE.format(base=save_checkpoint(tiny_model(), tmp_path / "base")))
+@pytest.mark.slow
+@pytest.mark.study
+def test_launch_watch_what_if_migrate_and_kill_by_keys_in_a_terminal(tmp_path: Path) -> None:
+    base = save_checkpoint(tiny_model(), tmp_path / "base")
+    recipe = write_recipe(tmp_path / "mini.toml", base, patience=900)
     # dear here and cheap there: a move pays
     offers = [offer_row(1, machine_id=1, dph_base=3.0), offer_row(2, machine_id=2, dph_base=0.2)]
     with FakeVast(boxes=tmp_path / "boxes", boot=BOOT, offers=offers, credit=500.0) as fake:
@@ -95,7 +68,6 @@ def walk(tmp_path: Path) -> None:
             term.until("Watch it", LONG)
             [first] = fake.world.living()
             term.keys("Enter")
-            print("launched", flush=True)
             # watch
             term.until(lambda seen: "eval_loss" in seen and "running" in seen and "s/step" in seen, LONG)
             run = first.label.split(":")[2]
@@ -103,7 +75,6 @@ def walk(tmp_path: Path) -> None:
             run_dir = first.container.home / "tunewatch/runs" / run
             term.until(lambda _: (run_dir / "metrics.jsonl").exists() and len(history(run_dir).evals) >= 2, LONG)
             term.until("stop after 900 evals", LONG)
-            print("watched", flush=True)
             # what-if, applied
             term.keys("w")
             term.until("what if the rule were another one")
@@ -115,7 +86,6 @@ def walk(tmp_path: Path) -> None:
             assert history(run_dir).rule == StopRule(898, 0.001, 20)
             term.keys("Escape")
             term.until("while it ran", LONG)
-            print("another rule acknowledged", flush=True)
             # a smaller terminal and back
             term.resize(80, 24)
             term.until("6 log")
@@ -132,7 +102,6 @@ def walk(tmp_path: Path) -> None:
             assert second.id != first.id
             term.keys("Enter")
             term.until(lambda seen: "running" in seen and "s/step" in seen, LONG)
-            print("moved, and watched on the new box", flush=True)
             # kill
             term.keys("K")
             term.until("Destroy")
@@ -142,13 +111,3 @@ def walk(tmp_path: Path) -> None:
             term.keys("Enter")
             term.keys("q")
             term.until("THE END")
-            print("killed and proved gone", flush=True)
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="tunewatch-walk-") as folder:
-        walk(Path(folder))
-
-
-if __name__ == "__main__":
-    main()
