@@ -22,7 +22,9 @@ class Terminal:
     def __init__(self, words: list[str], *, env: Mapping[str, str], width: int = 120, height: int = 40) -> None:
         self.socket = f"tw-{uuid.uuid4().hex[:8]}"
         command = shlex.join(["env", *(f"{name}={value}" for name, value in env.items()), *words])
-        outer = {name: value for name, value in os.environ.items() if name not in ("TMUX", "NO_COLOR")}
+        # COLUMNS and LINES, which a test runner may set, would be believed in place of the window's size
+        unwanted = ("TMUX", "NO_COLOR", "COLUMNS", "LINES")
+        outer = {name: value for name, value in os.environ.items() if name not in unwanted}
         subprocess.run(
             ["tmux", "-L", self.socket, "-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height),
              "-s", "main", f"{command}; echo {ENDED}; cat"],
