@@ -191,7 +191,9 @@ def _arm(desk: Desk, row: Instance, host: Transport, target: str, wishes: Wishes
     root = f"{host.home()}/tunewatch"
     stand_again(host, root, folder, command, limits)
     if not hook_start(host, root):
-        note.detail += "; it would not come back after a restart: this box has no start script in its home directory"
+        note.detail += (
+            "; it would not come back after a restart: the box has no start script to change"
+        )
     return folder
 
 

@@ -159,7 +159,7 @@ def stand_again(host: Transport, root: str, run_dir: str, python: PythonCommand,
 
 
 def hook_start(host: Transport, root: str) -> bool:
-    """Let the start script of a box that somebody else rented run ours too; False when it has none.
+    """Let the start script of a box that somebody else rented run ours too; False when there is none to change.
 
     The provider keeps that script as `onstart.sh` in the home directory and runs it at every start of the container.
     One line is put at its head, before anything in it could end it; all else stays as it was. Doing it again is

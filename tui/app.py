@@ -26,7 +26,7 @@ from runner.errors import TunewatchError
 from tui.keys import KEYS, bindings
 from tui.leaving import fault, goodbye
 from tui.session import Session, WatchPlan
-from tui.themes import DEFAULT_THEME, THEMES, palette_of
+from tui.themes import DEFAULT_THEME, THEMES, default_marker, palette_of
 from tui.turns import ScreenFirst
 
 if TYPE_CHECKING:
@@ -331,7 +331,7 @@ class TunewatchApp(App[None]):
         self.exit(message=goodbye(going))
 
     def _fatal_error(self) -> None:
-        """A fault of ours ends the screen with a sentence; its traceback, without values, goes into a file."""
+        """A fault of ours ends the screen with a sentence; its traceback, without local values, goes into a file."""
         from rich.text import Text
 
         error = sys.exc_info()[1] or self._exception
@@ -436,21 +436,3 @@ class TunewatchApp(App[None]):
         """One layer out; the outermost stays."""
         if len(self.screen_stack) > 2:
             self.pop_screen()
-
-
-def default_marker() -> Marker:
-    """Braille where the terminal speaks Unicode; `TUNEWATCH_CHARTS` = braille, blocks or ascii overrides."""
-    given = os.environ.get("TUNEWATCH_CHARTS", "")
-    if given in ("braille", "blocks", "ascii"):
-        return given  # type: ignore[return-value]
-    locale = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or "UTF-8"
-    return "ascii" if locale in ("C", "POSIX") else "braille"
-
-
-def run_app() -> None:
-    """Open the control room on the list of runs."""
-    from tui.commands.watch import need_terminal
-    from tui.opening import show
-
-    need_terminal("See tunewatch --help for what works without one.")
-    show(None)

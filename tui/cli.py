@@ -89,7 +89,7 @@ def cli(ctx: click.Context, read_only: bool) -> None:
     if read_only:
         os.environ["TUNEWATCH_READ_ONLY"] = "1"
     if ctx.invoked_subcommand is None:
-        from tui.app import run_app
+        from tui.opening import run_app
 
         run_app()
 

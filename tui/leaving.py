@@ -27,7 +27,7 @@ def goodbye(going: Iterable[RunSnapshot]) -> str | None:
 def fault(error: BaseException) -> str:
     """A fault of tunewatch in words, where its report lies, and what goes on all the same. Writes the report.
 
-    The report has the calls and no values: what a run, a box or an account is called may be somebody's secret.
+    The report has the calls and what the error says, secrets taken out, and no local values: a token may be among them.
     """
     from remote.redact import redact
 

@@ -56,3 +56,11 @@ def show(plan: WatchPlan | None, session: Session | None = None) -> None:
         from tui.leaving import FAULT
 
         raise SystemExit(FAULT)
+
+
+def run_app() -> None:
+    """Open the control room on the list of runs."""
+    from tui.commands.watch import need_terminal
+
+    need_terminal("See tunewatch --help for what works without one.")
+    show(None)

@@ -6,6 +6,7 @@ Meaning never hangs on colour alone: best is a star, lines carry their names, st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -183,3 +184,12 @@ def _colour(value: str | None, default: str) -> Color:
     except ValueError:
         colour = Color.parse(default or "#808080")
     return Color(colour.r, colour.g, colour.b)
+
+
+def default_marker() -> Marker:
+    """Braille where the terminal speaks Unicode; `TUNEWATCH_CHARTS` = braille, blocks or ascii overrides."""
+    given = os.environ.get("TUNEWATCH_CHARTS", "")
+    if given in ("braille", "blocks", "ascii"):
+        return given  # type: ignore[return-value]
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_CTYPE") or os.environ.get("LANG") or "UTF-8"
+    return "ascii" if locale in ("C", "POSIX") else "braille"
