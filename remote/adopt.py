@@ -191,9 +191,7 @@ def _arm(desk: Desk, row: Instance, host: Transport, target: str, wishes: Wishes
     root = f"{host.home()}/tunewatch"
     stand_again(host, root, folder, command, limits)
     if not hook_start(host, root):
-        note.detail += (
-            "; it would not come back after a restart: the box has no start script to change"
-        )
+        note.detail += "; it would not come back after a restart: the box has no start script to change"
     return folder
 
 
