@@ -6,6 +6,7 @@ syntax of Python 3.9.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -93,16 +94,17 @@ def holders(path: str) -> list[int]:
         want = Path(path).stat()
     except OSError:
         return []
-    found = []
-    for pid in _pids():
-        try:
-            for entry in os.scandir(PROC / str(pid) / "fd"):
+    return [pid for pid in _pids() if (want.st_ino, want.st_dev) in _open_files(pid)]
+
+
+def _open_files(pid: int) -> set[tuple[int, int]]:
+    """The (inode, device) of what a process has open; empty when that may not be seen."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(PROC / str(pid) / "fd"):
+            with contextlib.suppress(OSError):  # a file closed while we look says nothing about the others
                 seen = entry.stat()
-                if (seen.st_ino, seen.st_dev) == (want.st_ino, want.st_dev):
-                    found.append(pid)
-                    break
-        except OSError:
-            continue
+                found.add((seen.st_ino, seen.st_dev))
     return found
 
 
