@@ -27,6 +27,7 @@ from remote.transport import (
     Chunk,
     Closing,
     Completed,
+    Feed,
     FileInfo,
     LinkError,
     NoHostError,
@@ -187,6 +188,10 @@ class InstanceTransport(Closing):
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 30.0) -> Completed:
         """Run a command."""
         return self._ask(lambda host: host.run(command, stdin=stdin, timeout=timeout))
+
+    def feed(self, command: str, *, timeout: float = 30.0) -> Feed:
+        """Start a command whose input follows."""
+        return self._ask(lambda host: host.feed(command, timeout=timeout))
 
     def read_from(self, path: str, offset: int, *, limit: int = 1 << 20, timeout: float = 10.0) -> Chunk:
         """Read a piece of a file."""

@@ -25,12 +25,13 @@ from remote.carry import Line, Way, ways
 from remote.desk import Desk, Note
 from remote.direct import Door, Ready, admitted, aside, forget, prepare, pull
 from remote.transport import Completed, LinkError, Transport, shell_path
+from runner.box.arrive import ASK_AGAIN
 from runner.errors import NotFoundError, RefusedError, UnreachableError
 
-PIECE = 32 << 20
-"""Bytes per append: enough that a round trip does not count, little enough to be in memory a few times."""
-AHEAD = 2
-"""Pieces read while one is being written."""
+PIECE = 1 << 20
+"""Bytes taken from the old box at once, at most."""
+AHEAD = 64
+"""Pieces read while one is being sent on."""
 HASH_S = 1800.0
 """Seconds for a box to hash a checkpoint."""
 
@@ -165,7 +166,7 @@ def carry(
                             with admitted(old.host, new.host, laid, closing):
                                 told = pull(new.host, old.door, laid, cargo, dest, meter.add)
                         else:
-                            _through_here(old.host, new.host, cargo, missing, f"{dest}.carry", meter.add)
+                            told = _through_here(old.host, new, cargo, missing, dest, meter.add)
                     except (UnreachableError, RefusedError) as error:
                         if way.name != "laptop" and old is not None:
                             broken.append(way.name)
@@ -178,10 +179,7 @@ def carry(
                 if told["ok"]:
                     return Carried(moved, desk.mono() - begun, used)
                 if spoiled:
-                    raise SourceSpoiledError(
-                        f"{cargo.path} is not what its manifest says: {', '.join(told['wrong'][:3])}.",
-                        hint="An older checkpoint is used if there is one.",
-                    )
+                    raise _spoiled(", ".join(f"{cargo.path}/{name}" for name in told["wrong"][:3]))
                 spoiled = True
                 note.say(f"{', '.join(told['wrong'][:3])} arrived wrong, once more")
             except LinkError as error:
@@ -259,13 +257,13 @@ class _Meter:
 
 
 def _through_here(
-    old: Transport, new: Transport, cargo: Cargo, have: Mapping[str, int], carry_dir: str, add: Callable[[int], None]
-) -> None:
-    """Read ahead from the old box in a thread of its own while the piece before is being written to the new one."""
-    pieces: queue.Queue[tuple[str, int, bytes] | BaseException | None] = queue.Queue(AHEAD)
+    old: Transport, new: End, cargo: Cargo, have: Mapping[str, int], dest: str, add: Callable[[int], None]
+) -> dict[str, Any]:
+    """Read from the old box in a thread of its own while what came before is sent on; the answer of the new box."""
+    pieces: queue.Queue[bytes | BaseException | None] = queue.Queue(AHEAD)
     enough = threading.Event()
 
-    def offer(item: tuple[str, int, bytes] | BaseException | None) -> bool:
+    def offer(item: bytes | BaseException | None) -> bool:
         while not enough.is_set():
             try:
                 pieces.put(item, timeout=0.2)
@@ -278,73 +276,75 @@ def _through_here(
         try:
             for name, done in have.items():
                 size = int(cargo.files[name]["bytes"])
-                if done < size and not _read_file(old, f"{cargo.path}/{name}", name, done, offer):
+                if done < size and not _read_file(old, f"{cargo.path}/{name}", done, size, offer):
                     return
             offer(None)
         except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
             offer(error)
 
+    asked = json.dumps({"files": dict(cargo.files), "have": dict(have)}).encode()
     reader = threading.Thread(target=read, name="carry", daemon=True)
     reader.start()
+    feed = None
     try:
+        feed = new.host.feed(new.python(f"runner.box.arrive {shell_path(dest)} --asked {len(asked)}"))
+        feed.write(asked)
         while (item := pieces.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            name, offset, data = item
-            _append(new, f"{carry_dir}/{name}", offset, data)
-            add(len(data))
+            if not feed.write(item):
+                break
+            add(len(item))
+        answer = feed.finish(HASH_S)
     finally:
         enough.set()
+        if feed is not None:
+            feed.close()
         reader.join(timeout=60.0)
+    if answer.rc == ASK_AGAIN:
+        raise LinkError(f"{new.host.name} has other bytes of checkpoint-{cargo.step} than were sent.")
+    return _document(new.host.name, answer, dest)
 
 
-def _read_file(
-    old: Transport, path: str, name: str, done: int, offer: Callable[[tuple[str, int, bytes]], bool]
-) -> bool:
+def _read_file(old: Transport, path: str, done: int, size: int, offer: Callable[[bytes], bool]) -> bool:
+    """Offer the bytes from `done` to `size`: not one less, or those of the next file would be taken for them."""
     stream = old.open_read(path, done)
     try:
-        held = bytearray()
-        while data := stream.read(1 << 20, 30.0):
-            held += data
-            if len(held) >= PIECE:
-                if not offer((name, done, bytes(held))):
-                    return False
-                done += len(held)
-                held = bytearray()
-        return offer((name, done, bytes(held))) if held else True
+        if stream.size < size:
+            raise _spoiled(path)
+        left = size - done
+        while left and (data := stream.read(PIECE, 30.0)[:left]):
+            if not offer(data):
+                return False
+            left -= len(data)
+        if left:
+            raise LinkError(f"{path} on {old.name} ended {left} bytes too early.")
+        return True
     finally:
         stream.close()
 
 
-def _append(new: Transport, path: str, offset: int, data: bytes) -> None:
-    """Append at exactly `offset`: what an earlier, broken append left behind shows as another size."""
-    q = shell_path(path)
-    answer = new.run(
-        f'[ "$(wc -c < {q})" -eq {offset} ] || exit 97; cat >> {q} && [ "$(wc -c < {q})" -eq {offset + len(data)} ]',
-        stdin=data, timeout=60.0 + len(data) / 1e5,
-    )  # fmt: skip
-    if answer.rc == 97:
-        raise LinkError(f"{path} on {new.name} has another size than was written.")
-    if answer.rc != 0:
-        raise _no_room(answer, path, new.name)
-
-
-def _no_room(answer: Completed, path: str, name: str) -> RefusedError:
-    if "No space left" in answer.complaint:
-        return RefusedError(f"The disk of {name} is full; the checkpoint does not fit.", hint="Rent more disk.")
-    return RefusedError(f"{path} cannot be written on {name}: {answer.complaint or answer.rc}.")
+def _spoiled(what: str) -> SourceSpoiledError:
+    return SourceSpoiledError(
+        f"{what} is not what its manifest says.", hint="An older checkpoint is used if there is one."
+    )
 
 
 def _ask(end: End, words: str, files: Mapping[str, Any], *, timeout: float, first: str = "") -> dict[str, Any]:
     """One question to `runner.box.checkpoint` on a box; `first` is said to its shell before."""
     command, asked = end.python(f"runner.box.checkpoint {words}"), json.dumps({"files": dict(files)}).encode()
     answer = end.host.run(first + command, stdin=asked, timeout=timeout)
+    return _document(end.host.name, answer, shlex.split(words)[1])
+
+
+def _document(name: str, answer: Completed, path: str) -> dict[str, Any]:
+    """What a box said in JSON. Raises RefusedError for what it complained of, LinkError when it said nothing."""
     if answer.rc != 0:
         if "No space left" in answer.complaint:
-            raise RefusedError(f"The disk of {end.host.name} is full.", hint="Rent more disk.")
-        raise RefusedError(f"{end.host.name} cannot look at {shlex.split(words)[1]}: {answer.complaint or answer.rc}.")
+            raise RefusedError(f"The disk of {name} is full.", hint="Rent more disk.")
+        raise RefusedError(f"{name} cannot use {path}: {answer.complaint or answer.rc}.")
     try:
         document = json.loads(answer.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        raise LinkError(f"{end.host.name} did not answer about its checkpoints.") from None
+        raise LinkError(f"{name} did not answer about its checkpoints.") from None
     return dict(document)

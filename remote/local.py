@@ -36,6 +36,57 @@ class LocalStream:
         self._file.close()
 
 
+class LocalFeed:
+    """A local command that is given its input piece by piece."""
+
+    def __init__(self, command: str, home: Path, name: str) -> None:
+        self._name = name
+        # files, not pipes, as in `run`
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._child = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=self._out,
+            stderr=self._err,
+            cwd=home,
+            env={**os.environ, "HOME": str(home)},
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def write(self, data: bytes) -> bool:
+        """Give it more; False when it has ended."""
+        view = memoryview(data)
+        try:
+            while view and self._child.stdin is not None:
+                view = view[self._child.stdin.write(view) or 0 :]
+        except BrokenPipeError:
+            return False
+        return True
+
+    def finish(self, timeout: float) -> Completed:
+        """End its input and wait."""
+        if self._child.stdin is not None:
+            self._child.stdin.close()
+        try:
+            rc = self._child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, 9)
+            self._child.wait()
+            raise LinkError(f"A command on {self._name} did not end within {timeout:g} s.") from None
+        self._out.seek(0)
+        self._err.seek(0)
+        return Completed(rc if rc >= 0 else 128 - rc, self._out.read(), self._err.read())
+
+    def close(self) -> None:
+        """End its input; it is reaped when it ends."""
+        if self._child.stdin is not None:
+            self._child.stdin.close()
+        self._out.close()
+        self._err.close()
+
+
 class LocalTransport(Closing):
     """Runs commands and touches files on this machine, with the promises of `remote.transport`."""
 
@@ -74,6 +125,10 @@ class LocalTransport(Closing):
             out.seek(0)
             err.seek(0)
             return Completed(rc if rc >= 0 else 128 - rc, out.read(), err.read())
+
+    def feed(self, command: str, *, timeout: float = 30.0) -> LocalFeed:
+        """Start a command whose input follows."""
+        return LocalFeed(command, self._home, self.name)
 
     def read_from(self, path: str, offset: int, *, limit: int = 1 << 20, timeout: float = 10.0) -> Chunk:
         """Read a piece of a file by byte offset."""

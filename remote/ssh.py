@@ -30,6 +30,7 @@ import paramiko
 from remote.known_hosts import KnownHosts
 from remote.ssh_auth import AskPassphrase, NeedsPassphraseError, Offer, offers, refused
 from remote.ssh_config import Login
+from remote.ssh_feed import SshFeed
 from remote.ssh_files import PIECE, SshFiles, SshStream, file_error
 from remote.transport import (
     AuthError,
@@ -251,17 +252,28 @@ class SshTransport(SshFiles):
         timer.daemon = True
         timer.start()
         try:
+            with self._in_our_words(client, seconds, what, path, expired):
+                yield
+        finally:
+            timer.cancel()
+
+    @contextlib.contextmanager
+    def _in_our_words(
+        self, client: paramiko.Transport, seconds: float, what: str, path: str = "",
+        expired: threading.Event | None = None,
+    ) -> Iterator[None]:  # fmt: skip
+        """The same for what keeps to `seconds` by itself: no thread has to watch it."""
+        try:
             yield
         except (paramiko.SSHException, paramiko.SFTPError, OSError, EOFError) as error:
-            known = None if expired.is_set() else file_error(error, path, self.login.user, self.name)
+            late = expired is not None and expired.is_set()
+            known = None if late else file_error(error, path, self.login.user, self.name)
             if known is not None:
                 raise known from error
             client.close()
-            if expired.is_set() or isinstance(error, TimeoutError):
+            if late or isinstance(error, TimeoutError):
                 raise LinkError(f"{what} took longer than {seconds:.0f} s.") from error
             raise LinkError(f"The link to {self.name} was lost.") from error
-        finally:
-            timer.cancel()
 
     # commands ---------------------------------------------------------------------------------------------------
 
@@ -280,18 +292,31 @@ class SshTransport(SshFiles):
                 done = self._converse(channel, streams, stdin, until)
             finally:
                 channel.close()
-        if done is not None:
-            return done
+        if done is None:
+            raise self._no_end(client, streams)
+        return done
+
+    def _no_end(self, client: paramiko.Transport, streams: Unwrapped) -> TunewatchError:
+        """Why a command ended without its last marker."""
         if not client.is_active():
-            raise LinkError(f"The link to {self.name} was lost before the command ended.")
+            return LinkError(f"The link to {self.name} was lost before the command ended.")
         if not streams.started:
             shown = bytes(streams.out + streams.err).decode("utf-8", "replace").strip().splitlines()
             says = f" It says: {shown[-1][:120]}" if shown else ""
-            raise UnreachableError(
+            return UnreachableError(
                 f"The login shell of {self.name} did not run our command.{says}",
                 hint="If it starts tmux by itself: touch ~/.no_auto_tmux there, or start it only when [ -t 0 ].",
             )
-        raise LinkError(f"A command on {self.name} was ended from outside.")
+        return LinkError(f"A command on {self.name} was ended from outside.")
+
+    def feed(self, command: str, *, timeout: float = 30.0) -> SshFeed:
+        """Start a command whose input follows."""
+        client = self._client()
+        nonce = secrets.token_hex(6)
+        with self._deadline(client, timeout, f"A command on {self.name}"):
+            channel = client.open_session(timeout=timeout)
+            channel.exec_command(wrap(command, nonce))
+        return SshFeed(self, channel, Unwrapped.new(nonce))
 
     def _converse(self, channel: paramiko.Channel, streams: Unwrapped, stdin: bytes, until: float) -> Completed | None:
         """Feed stdin and collect both streams until the last markers, or until the other side hangs up (None)."""
@@ -329,10 +354,20 @@ class SshTransport(SshFiles):
             if time.monotonic() >= until:
                 raise TimeoutError
             if time.monotonic() - heard > quiet:
-                _sign_of_life(channel.get_transport(), quiet)
+                self._sign_of_life(channel.get_transport(), quiet)
                 heard = time.monotonic()
             # nobody tells us that the window has opened again: a long look away would cap the rate at 2 MB for each
             arrived.wait(0.002 if sent < len(stdin) else 0.05 if channel.eof_received else 0.2)
+
+    def _sign_of_life(self, client: paramiko.Transport, seconds: float) -> None:
+        """Ask the host itself, not a proxy before it, for any answer. Raises SSHException when none comes in `seconds`.
+
+        A keepalive of this library wants no reply; a channel that is opened has to be granted or refused.
+        """
+        try:
+            client.open_session(timeout=seconds).close()
+        except paramiko.ChannelException:
+            return  # refused, for too many sessions: that is an answer
 
     def ping(self, *, timeout: float = 5.0) -> float:
         """Seconds for one question to the host itself."""
@@ -385,17 +420,6 @@ class SshTransport(SshFiles):
                 self.drop()
                 raise
             return self._sftp
-
-
-def _sign_of_life(client: paramiko.Transport, seconds: float) -> None:
-    """Ask the host itself, not a proxy before it, for any answer. Raises SSHException when none comes in `seconds`.
-
-    A keepalive of this library wants no reply; a channel that is opened has to be granted or refused.
-    """
-    try:
-        client.open_session(timeout=seconds).close()
-    except paramiko.ChannelException:
-        return  # refused, for too many sessions: that is an answer
 
 
 def locked_keys(login: Login) -> list[Path]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from remote.ssh_config import Login
-from remote.transport import Chunk, Closing, Completed, FileInfo, LinkError, NoPermissionError, Sent, shell_path
+from remote.transport import Chunk, Closing, Completed, Feed, FileInfo, LinkError, NoPermissionError, Sent, shell_path
 from remote.wire import Unwrapped, wrap
 from runner.errors import NotFoundError, RefusedError, TunewatchError, UnreachableError
 
@@ -51,7 +51,8 @@ class SshStream:
         if not self._left:
             return b""
         client = self._channel.get_transport()
-        with self._owner._deadline(client, timeout, f"A piece of a file on {self._owner.name}"):
+        # waiting for a piece keeps to its timeout; a thread to watch each of thousands would cost more than they do
+        with self._owner._in_our_words(client, timeout, f"A piece of a file on {self._owner.name}"):
             self._channel.settimeout(timeout)
             piece: bytes = self._channel.recv(min(limit, self._left))
             if not piece and not client.is_active():
@@ -91,6 +92,18 @@ class SshFiles(Closing):
         """Close `client` when the block takes longer; foreign errors become ours."""
 
     @abstractmethod
+    def _in_our_words(self, client: Any, seconds: float, what: str) -> contextlib.AbstractContextManager[None]:
+        """The same for what keeps to its time by itself."""
+
+    @abstractmethod
+    def _no_end(self, client: Any, streams: Unwrapped) -> TunewatchError:
+        """Why a command ended without its last marker."""
+
+    @abstractmethod
+    def _sign_of_life(self, client: Any, seconds: float) -> None:
+        """Ask the host for any answer; what the library raises when none comes."""
+
+    @abstractmethod
     def _converse(self, channel: Any, streams: Unwrapped, stdin: bytes, until: float) -> Completed | None:
         """Feed stdin and collect both streams until the command is over; None when the other side hung up."""
 
@@ -105,6 +118,10 @@ class SshFiles(Closing):
     @abstractmethod
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 30.0) -> Completed:
         """Run by /bin/sh in the home directory."""
+
+    @abstractmethod
+    def feed(self, command: str, *, timeout: float = 30.0) -> Feed:
+        """Start a command whose input follows."""
 
     def _forget_files(self) -> None:
         """Drop what belonged to a connection that is gone."""

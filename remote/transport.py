@@ -107,6 +107,22 @@ class ByteStream(Protocol):
         """Leave nothing behind on either side; may be called twice."""
 
 
+class Feed(Protocol):
+    """A command that is given its input piece by piece."""
+
+    def write(self, data: bytes) -> bool:
+        """Give it more; False when it has ended and takes no more (`finish` says how). LinkError after a long silence.
+
+        How long is for the host to say: a disk may be busy.
+        """
+
+    def finish(self, timeout: float) -> Completed:
+        """End its input and wait for its end. Raises LinkError after `timeout` seconds."""
+
+    def close(self) -> None:
+        """Leave it: its input ends here, whatever it does then. May be called twice."""
+
+
 Sent = Callable[[int, int], None]
 """Progress of a transfer: bytes done, bytes in all."""
 
@@ -119,6 +135,9 @@ class Transport(Protocol):
 
     def run(self, command: str, *, stdin: bytes = b"", timeout: float = 30.0) -> Completed:
         """Run `command` by `/bin/sh` in the home directory and wait for its end, not for its children."""
+
+    def feed(self, command: str, *, timeout: float = 30.0) -> Feed:
+        """Start `command` as `run` does, its input to follow; it starts within `timeout` seconds."""
 
     def read_from(self, path: str, offset: int, *, limit: int = 1 << 20, timeout: float = 10.0) -> Chunk:
         """Read up to `limit` bytes from byte `offset`; no data, and no error, where the file is shorter than that."""

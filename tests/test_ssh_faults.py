@@ -20,7 +20,7 @@ import pytest
 from remote.feed import FeedState, RunFeed
 from remote.ssh import SshTransport
 from remote.ssh_config import Login
-from remote.transport import AuthError, HostKeyChangedError, LinkError
+from remote.transport import AuthError, Feed, HostKeyChangedError, LinkError
 from runner.errors import UnreachableError
 from tests.support.proxy import FaultProxy
 from tests.support.sshd import Sshd, make_key
@@ -408,3 +408,58 @@ def test_a_cut_download_goes_on_where_it_was(box: Sshd, proxy: FaultProxy, tmp_p
         host.get("model", tmp_path / "model", sent=lambda done, _: first.append(done))
         assert first[0] > kept
         assert (tmp_path / "model").read_bytes() == data
+
+
+def write_on(feed: Feed) -> None:
+    for _ in range(60):
+        feed.write(b"x" * (1 << 20))
+
+
+def wait_for(file: Path) -> None:
+    until = time.monotonic() + 120
+    while not file.exists():
+        assert time.monotonic() < until, f"{file} never came"
+        time.sleep(0.02)
+
+
+def test_f1_a_feed_into_a_link_that_swallows_everything_is_given_up(
+    box: Sshd, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy before the host goes on taking bytes: only an answer of the host itself shows that it is there."""
+    monkeypatch.setattr("remote.ssh_feed.QUIET_S", 0.5)
+    monkeypatch.setattr("remote.ssh_feed.ANSWER_S", 2.0)
+    with box.connect(tmp_path, port=proxy.port) as host:
+        feed = host.feed("cat > /dev/null")
+        assert feed.write(b"x" * 1_000_000)
+        proxy.mode = "blackhole"
+        with pytest.raises(LinkError):
+            write_on(feed)
+        feed.close()
+        proxy.mode = "pass"
+        assert host.run("echo back", timeout=60).text == "back"
+
+
+@pytest.mark.parametrize("options", [(), ("MaxSessions 1",)])
+def test_a_busy_disk_that_takes_nothing_for_a_while_is_waited_for(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for a sign of life meanwhile, also where no second session is granted."""
+    monkeypatch.setattr("remote.ssh_feed.QUIET_S", 0.2)
+    with Sshd(tmp_path / "slow", options=options) as box, box.connect(tmp_path) as host:
+        feed = host.feed("sleep 3; wc -c", timeout=60)
+        assert all(feed.write(b"x" * (1 << 20)) for _ in range(8))
+        assert feed.finish(120).text == str(8 << 20)
+
+
+def test_a_feed_cut_by_the_link_is_a_link_error_and_the_command_is_given_no_more(
+    box: Sshd, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    with box.connect(tmp_path, port=proxy.port) as host:
+        feed = host.feed("touch begun; cat > /dev/null; touch ended")
+        assert feed.write(b"x" * 100_000)
+        wait_for(box.home / "begun")
+        proxy.reset()
+        with pytest.raises(LinkError):
+            write_on(feed)
+        wait_for(box.home / "ended")
+        assert host.run("echo again", timeout=60).text == "again"

@@ -56,6 +56,52 @@ def test_megabytes_on_both_streams_do_not_lock_up(pair: tuple[Transport, Path]) 
     assert (done.rc, len(done.stdout), len(done.stderr)) == (5, 6_000_000, 6_000_000)
 
 
+def test_a_command_is_fed_piece_by_piece(pair: tuple[Transport, Path]) -> None:
+    host, home = pair
+    data = os.urandom(5_000_000)
+    feed = host.feed("cat > fed; wc -c < fed; echo done >&2; exit 4")
+    try:
+        assert all(feed.write(data[at : at + 700_001]) for at in range(0, len(data), 700_001))
+        done = feed.finish(60)
+    finally:
+        feed.close()
+    assert (done.rc, done.text, done.complaint) == (4, "5000000", "done")
+    assert (home / "fed").read_bytes() == data
+    feed.close()
+
+
+def test_a_command_that_takes_no_more_says_so_and_how_it_ended(pair: tuple[Transport, Path]) -> None:
+    host, _ = pair
+    feed = host.feed("head -c 10; echo full >&2; exit 3")
+    try:
+        for _ in range(200):
+            if not feed.write(b"x" * (1 << 20)):
+                break
+        else:
+            raise AssertionError("it took 200 MB")
+        done = feed.finish(60)
+    finally:
+        feed.close()
+    assert (done.rc, done.text, done.complaint) == (3, "x" * 10, "full")
+
+
+def test_a_feed_that_is_left_ends_the_commands_input(pair: tuple[Transport, Path]) -> None:
+    host, home = pair
+
+    def wait_for(name: str, size: int) -> None:
+        until = time.monotonic() + 60
+        while not (home / name).exists() or (home / name).stat().st_size < size:
+            assert time.monotonic() < until, f"it still waits before {name}"
+            time.sleep(0.02)
+
+    feed = host.feed("cat > left; echo over > over")
+    assert feed.write(b"half")
+    wait_for("left", 4)
+    feed.close()
+    wait_for("over", 5)
+    assert (home / "left").read_bytes() == b"half"
+
+
 def test_a_background_child_does_not_keep_the_call_waiting(pair: tuple[Transport, Path]) -> None:
     host, _ = pair
     began = time.monotonic()

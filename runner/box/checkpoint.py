@@ -17,14 +17,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from runner.atomic import read_object, sync_folder, write_atomic
+from runner.box import proc
 from runner.manifest import (
     MANIFEST,
     checkpoint_step,
@@ -37,6 +41,10 @@ from runner.manifest import (
 
 CARRY = ".carry"
 """Ending of a checkpoint that is not here yet."""
+RECEIVER = ".receiver"
+"""The lock of whoever writes into it, among its files until it is whole."""
+DRAIN_S, CLAIM_S = 2.0, 30.0
+"""Seconds that an earlier receiver is given by itself, and in all."""
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -104,6 +112,7 @@ def stage(dest: Path, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
         return {"whole": True, "have": {}}
     carry = dest.with_name(dest.name + CARRY)
     carry.mkdir(parents=True, exist_ok=True)
+    os.close(claim(carry))
     here = _known_here(dest.parent)
     have: dict[str, int] = {}
     for name, want in wanted.items():
@@ -118,6 +127,33 @@ def stage(dest: Path, wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
         path.touch()
         have[name] = size
     return {"whole": False, "have": have}
+
+
+def claim(carry: Path) -> int:
+    """Be the only one that writes into a checkpoint that travels, until the descriptor that is returned is closed.
+
+    A link may break so that only the laptop notices. A receiver of an earlier try gets a moment to write what has
+    reached it, and is ended when it still waits for more. Raises OSError when it does not go.
+    """
+    path = carry / RECEIVER
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    begun = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+            if waited > CLAIM_S:
+                os.close(fd)
+                raise
+            if waited > DRAIN_S:
+                for pid in proc.holders(str(path)):
+                    if pid != os.getpid():
+                        with contextlib.suppress(OSError):
+                            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.02)
+        else:
+            return fd
 
 
 def finish(dest: Path, wanted: dict[str, dict[str, Any]], *, seen: dict[str, str] | None = None) -> dict[str, Any]:
@@ -143,6 +179,8 @@ def finish(dest: Path, wanted: dict[str, dict[str, Any]], *, seen: dict[str, str
     if dest.exists():
         # torn under its own name: a trainer here was killed while it saved
         shutil.rmtree(dest)
+    with contextlib.suppress(FileNotFoundError):
+        (carry / RECEIVER).unlink()
     carry.rename(dest)
     sync_folder(dest.parent)
     return {"ok": True, "wrong": []}

@@ -7,8 +7,8 @@ here, and gives the public half of a key made for this once; when FOLDER/go appe
 Then it pulls what is missing, compares every hash, gives the checkpoint its name, and says so in FOLDER/answer.json: a
 file, so that it is found although the link to the laptop broke meanwhile. When FOLDER is taken away it ends.
 
-All files travel through one connection, one after the other: each begins where the bytes that are here end. A file is
-hashed while it is written, so the comparison at the end costs no second reading. The key never leaves this box.
+All files travel through one connection, one after the other: each begins where the bytes that are here end. The key
+never leaves this box.
 
 Standard library only, and the syntax of Python 3.9.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shlex
@@ -27,21 +26,17 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from runner.atomic import write_atomic
-from runner.box.checkpoint import CARRY, finish, stage
+from runner.box.arrive import arrive, sizes
+from runner.box.checkpoint import CARRY, claim, finish, stage
 
 MARK = "tunewatch-carry"
 """Beginning of the key's folder, and of its comment in the other box's authorized_keys."""
 CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr"
 """The quickest on processors that have AES in hardware first; every OpenSSH since 6.5 knows them."""
-BLOCK = 1 << 17
-"""Bytes per read: little enough to stay in the processor's cache between the stream, the hash and the file."""
-FLUSH = 16 << 20
-"""Bytes after which what has arrived is sent on to the disk."""
 PIPE = 1 << 20
 """Bytes that the kernel holds between ssh and us, where it can be asked to."""
 READY, GO, ANSWER = "ready.json", "go", "answer.json"
@@ -88,11 +83,10 @@ def pull(dest: Path, files: dict[str, Any], source: str, door: dict[str, Any], f
     known = folder / "known_hosts"
     known.write_text(f"[{door['host']}]:{door['port']} {door['host_key']}\n")
     carry = dest.with_name(dest.name + CARRY)
-    lacking = []
-    for name, want in files.items():
-        here = (carry / name).stat().st_size
-        if here < int(want["bytes"]):
-            lacking.append((name, here, int(want["bytes"]) - here))
+    claim(carry)
+    here = sizes(carry, files)
+    lacking = [(name, size, int(files[name]["bytes"]) - size) for name, size in here.items()]
+    lacking = [entry for entry in lacking if entry[2] > 0]
     seen: dict[str, str] = {}
     if lacking:
         reads = [_read(f"{source}/{name}", here) for name, here, _ in lacking]
@@ -108,11 +102,11 @@ def pull(dest: Path, files: dict[str, Any], source: str, door: dict[str, Any], f
             assert stream is not None  # noqa: S101 - it is a pipe
             with contextlib.suppress(OSError):
                 fcntl.fcntl(stream.fileno(), 1031, PIPE)  # F_SETPIPE_SZ, where there is one
-            flusher = Flusher()
             try:
-                whole = all(_receive(stream, carry / name, here, left, seen, flusher) for name, here, left in lacking)
-            finally:
-                flusher.close()
+                whole = arrive(stream, carry, lacking, seen)
+            except OSError:
+                child.kill()
+                raise
             child.kill()
             code = child.wait()
         if not whole:
@@ -125,57 +119,6 @@ def _read(path: str, here: int) -> str:
     """The other box's command for a file's bytes from `here` on; cat moves them in larger blocks than tail."""
     q = shlex.quote(path)
     return f"tail -c +{here + 1} -- {q}" if here else f"cat -- {q}"
-
-
-def _receive(stream: Any, path: Path, here: int, left: int, seen: dict[str, str], flusher: Flusher) -> bool:
-    """Append the next `left` bytes of the stream to a file; its hash goes into `seen`. False when they do not come."""
-    digest = hashlib.sha256()
-    if here:
-        with path.open("rb") as before:
-            for block in iter(lambda: before.read(BLOCK), b""):
-                digest.update(block)
-    room = memoryview(bytearray(BLOCK))
-    with path.open("ab", buffering=0) as file:
-        fresh = 0
-        while left:
-            got = stream.readinto(room[: min(BLOCK, left)])
-            if not got:
-                return False
-            file.write(room[:got])
-            digest.update(room[:got])
-            left -= got
-            fresh += got
-            if fresh >= FLUSH:
-                flusher.flush(file.fileno())
-                fresh = 0
-        flusher.flush(file.fileno())
-    seen[path.as_posix()] = digest.hexdigest()
-    return True
-
-
-class Flusher:
-    """Sends what was written on to the disk while more arrives, so that at the end there is little to wait for."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._begun: list[Future[None]] = []
-
-    def flush(self, fd: int) -> None:
-        """Begin to flush a file; it may be closed at once."""
-        self._begun.append(self._pool.submit(self._flush, os.dup(fd)))
-
-    @staticmethod
-    def _flush(fd: int) -> None:
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def close(self) -> None:
-        """Wait for all; raises the OSError that one of them met."""
-        self._pool.shutdown()
-        for flushed in self._begun:
-            flushed.result()
 
 
 def wait_for(path: Path, seconds: float) -> bool:
