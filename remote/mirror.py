@@ -10,6 +10,8 @@ The rules of this file:
   file: the copy is put aside as `<name>.<n>` and a new one begun.
 - The offset is the size of the copy itself, so a crash between writing and noting cannot make them disagree. What is
   noted beside it (`<name>.mirror.json`) is only what the copy cannot tell: generation, remote size and time.
+- Several processes may mirror one file at once (a control room, and `watch --json` beside it). Whoever appends holds a
+  lock, looks how far the copy has come meanwhile, and leaves out what is there already.
 - A file that was cut to exactly the same length and then rewritten with the same seam would not be noticed. Our runner
   only appends.
 - Bytes, not lines: a partial line or half a character is kept as it came, and a reader of the copy waits for the rest.
@@ -17,10 +19,13 @@ The rules of this file:
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
-import os
+import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +53,12 @@ class Pulled:
     """Of the remote file."""
 
 
+class _OvertakenError(Exception):
+    """Another process began the copy anew while this one was reading the file before."""
+
+
 class Mirror:
-    """One remote file and its copy. Used by one thread."""
+    """One remote file and its copy. Used by one thread; any number of them may share the copy."""
 
     def __init__(self, host: Transport, remote: str, local: Path) -> None:
         self.host = host
@@ -57,14 +66,13 @@ class Mirror:
         self.path = local
         self.generation = 0
         self._stream: ByteStream | None = None
+        self._at = 0
+        """Offset in the remote file of what the stream brings next."""
         self._seen: tuple[int, float] | None = None
         self._note = local.with_name(local.name + ".mirror.json")
+        self._lock = local.with_name(local.name + ".lock")
         local.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            noted = json.loads(self._note.read_text(encoding="utf-8"))
-            self.generation = int(noted["generation"])
-        except (OSError, ValueError, KeyError, TypeError):
-            self.generation = 0
+        self.generation = self._noted_generation()
 
     @property
     def offset(self) -> int:
@@ -80,11 +88,15 @@ class Mirror:
         Raises what the transport raises; the copy is whole then, and the next pull goes on.
         """
         until = time.monotonic() + seconds
-        try:
-            return self._pull(until, timeout)
-        except Exception:
-            self._end_stream()
-            raise
+        while True:
+            try:
+                return self._pull(until, timeout)
+            except _OvertakenError:
+                self._end_stream()
+                self._seen = None
+            except Exception:
+                self._end_stream()
+                raise
 
     def stirred(self, *, timeout: float = 5.0) -> bool:
         """Whether the file over there is another than at the last pull that reached its end: one look, no reading."""
@@ -96,10 +108,9 @@ class Mirror:
     def _pull(self, until: float, timeout: float) -> Pulled:
         offset = self.offset
         if self._stream is not None:
-            before = offset
             info = FileInfo(self._stream.size, 0.0, False)
-            offset += self._from_stream(until, timeout)
-            return Pulled(offset - before, info.size, max(0, info.size - offset), False, info)
+            got = self._from_stream(until, timeout)
+            return Pulled(got, info.size, max(0, info.size - self._at), False, info)
         info = self.host.stat(self.remote, timeout=timeout)
         if self._seen == (info.size, info.mtime) and offset == info.size:
             return Pulled(0, info.size, 0, False, info)
@@ -113,7 +124,7 @@ class Mirror:
             if seam and self.host.read_from(self.remote, start, limit=len(seam), timeout=timeout).data != seam:
                 fresh, offset = True, 0
                 self._begin_anew()
-            self._stream = self.host.open_read(self.remote, offset, timeout=timeout)
+            self._stream, self._at = self.host.open_read(self.remote, offset, timeout=timeout), offset
             got = self._from_stream(until, timeout)
         else:
             chunk = self.host.read_from(self.remote, start, limit=len(seam) + _SMALL, timeout=timeout)
@@ -122,11 +133,13 @@ class Mirror:
                 self._begin_anew()
                 self._seen = None
                 return Pulled(0, info.size, info.size, True, info)
-            got = self._append(chunk.data[len(seam) :])
+            got = self._append(chunk.data[len(seam) :], offset)
         size = max(info.size, offset + got)
         if offset + got == info.size:
             self._seen = (info.size, info.mtime)
-            self._persist(info)
+            with self._alone():
+                if self._noted_generation() == self.generation:
+                    self._persist(info)
         return Pulled(got, size, size - offset - got, fresh, info)
 
     def _from_stream(self, until: float, timeout: float) -> int:
@@ -139,37 +152,63 @@ class Mirror:
             if not data:
                 self._end_stream()
                 return got
-            got += self._append(data)
+            got += self._append(data, self._at)
+            self._at += len(data)
             if time.monotonic() >= until:
                 return got
 
-    def _append(self, data: bytes) -> int:
+    def _append(self, data: bytes, at: int) -> int:
+        """Put bytes of the remote file from offset `at` where they belong; what is here by now is left out."""
         if data:
-            with self.path.open("ab") as out:
-                out.write(data)
+            with self._alone(), self.path.open("ab") as out:
+                have = out.tell()
+                if have < at or self._noted_generation() != self.generation:
+                    self.generation = self._noted_generation()
+                    raise _OvertakenError
+                out.write(data[have - at :])
         return len(data)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes the copy meanwhile."""
+        with self._lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _noted_generation(self) -> int:
+        try:
+            return int(json.loads(self._note.read_text(encoding="utf-8"))["generation"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
 
     def _seam(self, offset: int) -> bytes:
         if not offset:
             return b""
-        with self.path.open("rb") as file:
-            file.seek(max(0, offset - SEAM))
-            return file.read(min(SEAM, offset))
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(0, offset - SEAM))
+                return file.read(min(SEAM, offset))
+        except FileNotFoundError:
+            raise _OvertakenError from None
 
     def _begin_anew(self) -> None:
         """Put the copy aside under its generation's number; a reader of the path sees another file."""
         self._end_stream()
-        if self.path.exists():
-            self.generation += 1
-            self.path.replace(self.path.with_name(f"{self.path.name}.{self.generation}"))
         self._seen = None
-        self._persist(None)
+        with self._alone():
+            if self._noted_generation() != self.generation:
+                self.generation = self._noted_generation()
+                raise _OvertakenError
+            if self.path.exists():
+                self.generation += 1
+                self.path.replace(self.path.with_name(f"{self.path.name}.{self.generation}"))
+            self._persist(None)
 
     def _persist(self, info: FileInfo | None) -> None:
         noted = {"remote": self.remote, "host": self.host.name, "generation": self.generation}
         if info is not None:
             noted |= {"size": info.size, "mtime": info.mtime}
-        beside = self._note.with_name(f"{self._note.name}.{os.getpid()}")
+        beside = self._note.with_name(f"{self._note.name}.{secrets.token_hex(4)}")
         beside.write_text(json.dumps(noted), encoding="utf-8")
         beside.replace(self._note)
 

@@ -16,7 +16,7 @@ from tests.fake_vast import FakeVast
 from tests.fake_vast.market import offer_row
 from tests.support.rented import BOOT
 from tests.support.study import history, save_checkpoint, tiny_model, write_recipe
-from tests.support.terminal import Terminal
+from tests.support.terminal import ENDED, Terminal
 
 LONG = 480.0
 """Seconds for a deed with boxes and torch in it, on a machine that is busy."""
@@ -109,5 +109,4 @@ def test_launch_watch_what_if_migrate_and_kill_by_keys_in_a_terminal(tmp_path: P
             term.until("✓ destroyed", LONG)
             assert fake.world.living() == []
             term.keys("Enter")
-            term.keys("q")
-            term.until("THE END")
+            term.press_until("q", ENDED)

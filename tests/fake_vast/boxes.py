@@ -54,7 +54,8 @@ def free_port(host: str) -> int:
     except OSError:
         end = 32_768
     for _ in range(1000):
-        port = random.randrange(10_000, max(end, 12_000))
+        # not the common generator: a property test seeds it, and every worker would go through the same ports
+        port = random.SystemRandom().randrange(10_000, max(end, 12_000))
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
             return port
