@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote.arming import PythonCommand
 from remote.transport import LinkError, Transport, shell_path
-from runner.box.receive import ANSWER, GO, MARK, READY
+from runner.box.receive import ANSWER, GO, MARK
 from runner.errors import RefusedError, TunewatchError
 
 if TYPE_CHECKING:
@@ -76,12 +76,9 @@ def prepare(new: Transport, python: PythonCommand, door: Door, cargo: Cargo, des
     q = shlex.quote
     folder = f"{new.home()}/tunewatch/{MARK}-{secrets.token_hex(4)}"
     asked = {"files": dict(cargo.files), "source": cargo.path, "door": door.to_json()}
-    begin = python(f"runner.box.receive {shell_path(dest)} {q(folder)}")
     answer = new.run(
-        f"mkdir -p -m 700 {q(folder)} && cd {q(folder)} && cat > asked.json && "
-        f"{{ setsid sh -c {q('exec ' + begin if begin.startswith('/') else begin)} </dev/null >log 2>&1 & p=$!; }} && "
-        f"while [ ! -e {READY} ] && kill -0 $p 2>/dev/null; do sleep 0.01; done; cat {READY} || "
-        f"{{ tail -n 1 log >&2; rm -rf {q(folder)}; exit 1; }}",
+        f"mkdir -p -m 700 {q(folder)} && cat > {q(folder)}/asked.json && "
+        f"{{ {python(f'runner.box.receive {shell_path(dest)} {q(folder)}')}; }} || {{ rm -rf {q(folder)}; exit 1; }}",
         stdin=json.dumps(asked).encode(), timeout=PREPARE_S,
     )  # fmt: skip
     if answer.rc != 0:
@@ -89,8 +86,8 @@ def prepare(new: Transport, python: PythonCommand, door: Door, cargo: Cargo, des
             raise RefusedError(f"The disk of {new.name} is full.", hint="Rent more disk.")
         raise RefusedError(f"{new.name} cannot prepare the transfer: {answer.complaint or answer.rc}.")
     try:
-        said = json.loads(answer.stdout)
-    except ValueError:
+        said = json.loads(answer.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
         raise LinkError(f"{new.name} did not answer about its checkpoints.") from None
     have = {str(name): int(size) for name, size in said["have"].items()}
     return Ready(bool(said["whole"]), have, folder, str(said["key"]), bool(said["reachable"]))
@@ -150,13 +147,18 @@ def pull(
     """
     q = shlex.quote
     names = " ".join(shell_path(f"{dest}.carry/{name}") for name in cargo.files)
-    look = (
-        f"cd {q(ready.folder)} || exit; i=0; while [ ! -e {ANSWER} ] && [ $i -lt {LOOK_S / 0.02:.0f} ]; do sleep 0.02; "
-        f'i=$((i+1)); done; cat {ANSWER} 2>/dev/null; echo; for f in {names}; do wc -c < "$f" 2>/dev/null; done'
-    )
+
+    def look(every: float) -> str:
+        return (
+            f"cd {q(ready.folder)} || exit; i=0; while [ ! -e {ANSWER} ] && [ $i -lt {LOOK_S / every:.0f} ]; do "
+            f"sleep {every}; i=$((i+1)); done; cat {ANSWER} 2>/dev/null; echo; "
+            f'for f in {names}; do wc -c < "$f" 2>/dev/null; done'
+        )
+
     seen = sum(ready.have.values())
     moved_at = begun = time.monotonic()
-    shown = new.run(f": > {q(ready.folder)}/{GO}; {look}", timeout=30.0)
+    # a short transfer is not made longer by the looking, a long one is not looked at all the time
+    shown = new.run(f": > {q(ready.folder)}/{GO}; {look(0.005)}", timeout=30.0)
     while True:
         ending, _, sizes = shown.stdout.decode("utf-8", "replace").partition("\n")
         if ending.strip():
@@ -171,4 +173,4 @@ def pull(
             seen, moved_at = size, time.monotonic()
         if time.monotonic() - moved_at > SILENT_S or time.monotonic() - begun > PULL_S:
             raise LinkError(f"Nothing came from {door.host} for {SILENT_S:.0f} s.")
-        shown = new.run(look, timeout=30.0)
+        shown = new.run(look(0.02), timeout=30.0)

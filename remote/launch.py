@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from remote.access import KEY_PATIENCE_S, Opener, own_key, reach, wait_for_ssh
-from remote.arming import Wishes, arm, keep_report, limits_for, read_guard, stand_again
+from remote.arming import Wishes, arm, flags, keep_report, limits_for, read_guard, stand_again
 from remote.bootstrap import Box, Phases, prepare
 from remote.deeds import DeedResult
 from remote.desk import Desk, Note
@@ -312,7 +312,8 @@ def arm_box(
 
 def python_command(box: Box, words: str) -> str:
     """The shell command for `python -m <words>` with the code that was shipped."""
-    return f"cd {shell_path(box.root)} && PYTHONPATH={shell_path(box.code)} {shell_path(box.python)} -m {words}"
+    python = f"{shell_path(box.python)}{flags(words)}"
+    return f"cd {shell_path(box.root)} && PYTHONPATH={shell_path(box.code)} {python} -m {words}"
 
 
 def _start(

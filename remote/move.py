@@ -12,7 +12,7 @@ from typing import Any
 
 from remote.access import Opener, reach
 from remote.alive import BOOT_ID, judge_alive
-from remote.arming import PythonCommand
+from remote.arming import PythonCommand, flags
 from remote.bootstrap import Box, Phases, deliver, prepare
 from remote.carry import Line
 from remote.checkpoint_transfer import End
@@ -202,7 +202,7 @@ class Move:
         code = self._code[instance_id]
         word = self.request.launch.python
         python = shell_path(word) if "/" in word else shlex.quote(word)
-        return lambda words: f"PYTHONPATH={shlex.quote(code)} {python} -m {words}"
+        return lambda words: f"PYTHONPATH={shlex.quote(code)} {python}{flags(words)} -m {words}"
 
     def end(self, instance_id: int, *, door: bool = False) -> End:
         """A box as an end of a transfer; with `door` as one that another box may reach."""

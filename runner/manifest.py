@@ -12,7 +12,6 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +112,9 @@ def hash_files(paths: Iterable[Path], *, flush: bool = False) -> dict[Path, dict
     """`hash_file` of each. Model and optimiser, the two large files of a checkpoint, are read beside each other:
     training, or a move, stands still meanwhile.
     """
+    # ten milliseconds to import, which those who only ask for the newest checkpoint need not wait for
+    from concurrent.futures import ThreadPoolExecutor
+
     wanted = list(paths)
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(wanted, pool.map(lambda path: hash_file(path, flush=flush), wanted)))  # noqa: B905 - 3.9

@@ -19,11 +19,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.box.checkpoint import CARRY, claim, finish
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 BLOCK = 1 << 17
 """Bytes per read: little enough to stay in the processor's cache between the stream, the hash and the file."""
@@ -79,6 +81,9 @@ class _Flusher:
     """Sends what was written on to the disk while more arrives, so that at the end there is little to wait for."""
 
     def __init__(self) -> None:
+        # imported when bytes come: nobody waits for it then, and a question that needs it not is answered sooner
+        from concurrent.futures import ThreadPoolExecutor
+
         self._pool = ThreadPoolExecutor(1)
         self._begun: list[Future[None]] = []
 

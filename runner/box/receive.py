@@ -2,10 +2,11 @@
 
     python -m runner.box.receive DEST FOLDER
 
-Started by the laptop, with what is wanted in FOLDER/asked.json. It says in FOLDER/ready.json what of the checkpoint is
-here, and gives the public half of a key made for this once; when FOLDER/go appears, the other box accepts that key.
-Then it pulls what is missing, compares every hash, gives the checkpoint its name, and says so in FOLDER/answer.json: a
-file, so that it is found although the link to the laptop broke meanwhile. When FOLDER is taken away it ends.
+Started by the laptop, with what is wanted in FOLDER/asked.json. It says on stdout what of the checkpoint is here, gives
+the public half of a key made for this once, and goes on in the background; when FOLDER/go appears, the other box takes
+that key. Then it pulls what is missing, compares every hash, gives the checkpoint its name, and says so in
+FOLDER/answer.json: a file, so that it is found although the link to the laptop broke meanwhile. When FOLDER is taken
+away it ends.
 
 All files travel through one connection, one after the other: each begins where the bytes that are here end. The key
 never leaves this box.
@@ -37,9 +38,12 @@ MARK = "tunewatch-carry"
 """Beginning of the key's folder, and of its comment in the other box's authorized_keys."""
 CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr"
 """The quickest on processors that have AES in hardware first; every OpenSSH since 6.5 knows them."""
+EXCHANGES = "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,diffie-hellman-group14-sha256"
+"""A single curve: the hybrids that newer versions prefer take 70 ms longer, and each transfer has a connection of its
+own. Every OpenSSH since 7.4 knows these names."""
 PIPE = 1 << 20
 """Bytes that the kernel holds between ssh and us, where it can be asked to."""
-READY, GO, ANSWER = "ready.json", "go", "answer.json"
+GO, ANSWER = "go", "answer.json"
 GO_S = 300.0
 """The laptop opens the door within so long, or it does not come back."""
 
@@ -54,8 +58,10 @@ def prepare(dest: Path, files: dict[str, Any], door: dict[str, Any], folder: Pat
     if shutil.which("ssh") and shutil.which("ssh-keygen"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", folder.name, "-f", str(folder / "key")]
         maker = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # key, greeting and files all take their time, each without the others
+    line = dial(str(door["host"]), int(door["port"])) if maker is not None else None
     laid = stage(dest, files)
-    reachable = maker is not None and meets(str(door["host"]), int(door["port"]))
+    reachable = line is not None and greets(line)
     key = ""
     if maker is not None and maker.wait(30) == 0 and reachable and not laid["whole"]:
         key = (folder / "key.pub").read_text().strip()
@@ -68,14 +74,22 @@ def _end_earlier(folder: Path) -> None:
         os.killpg(int((folder / "pid").read_text()), 15)
 
 
-def meets(host: str, port: int) -> bool:
-    """Whether an SSH server greets at an address."""
+def dial(host: str, port: int) -> socket.socket | None:
+    """A connection to an address, None where there is nobody."""
     try:
-        with socket.create_connection((host, port), 5) as line:
-            line.settimeout(5)
-            return line.recv(4) == b"SSH-"
+        return socket.create_connection((host, port), 5)
     except OSError:
-        return False
+        return None
+
+
+def greets(line: socket.socket) -> bool:
+    """Whether an SSH server is at the other end; hangs up."""
+    with line:
+        line.settimeout(5)
+        try:
+            return line.recv(4) == b"SSH-"
+        except OSError:
+            return False
 
 
 def pull(dest: Path, files: dict[str, Any], source: str, door: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -91,7 +105,8 @@ def pull(dest: Path, files: dict[str, Any], source: str, door: dict[str, Any], f
     if lacking:
         reads = [_read(f"{source}/{name}", here) for name, here, _ in lacking]
         words = [
-            "ssh", "-i", str(folder / "key"), "-p", str(door["port"]), "-c", CIPHERS, "-o", "IdentitiesOnly=yes",
+            "ssh", "-i", str(folder / "key"), "-p", str(door["port"]), "-c", CIPHERS,
+            "-o", f"KexAlgorithms={EXCHANGES}", "-o", "IdentitiesOnly=yes",
             "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}",
             "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10", "-o", "LogLevel=ERROR",
             f"{door['user']}@{door['host']}", " && ".join(reads),
@@ -131,6 +146,20 @@ def wait_for(path: Path, seconds: float) -> bool:
     return True
 
 
+def detach(folder: Path) -> bool:
+    """Go on as a process of its own, which no closed link ends: True in that process, False in the one that ends."""
+    if os.fork():
+        return False
+    os.setsid()
+    (folder / "pid").write_text(str(os.getpid()))
+    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, folder / "log", os.O_WRONLY | os.O_CREAT)):
+        fd = os.open(path, flags, 0o600)
+        os.dup2(fd, number)
+        os.close(fd)
+    os.dup2(1, 2)
+    return True
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the head of this file."""
     parser = argparse.ArgumentParser(prog="python -m runner.box.receive", description=__doc__.partition("\n")[0])
@@ -139,7 +168,6 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     dest = Path(os.path.expanduser(options.dest))  # noqa: PTH111 - it may arrive with a ~ that no shell has seen
     folder: Path = options.folder
-    (folder / "pid").write_text(str(os.getpid()))
     asked = json.loads((folder / "asked.json").read_text())
     files = asked["files"]
     if any(name.startswith("/") or ".." in Path(name).parts for name in files):
@@ -150,8 +178,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"{error.filename or dest}: {error.strerror}\n")
         return 1
-    write_atomic(folder / READY, json.dumps(ready).encode(), durable=False)
-    if not ready["key"] or not wait_for(folder / GO, GO_S):
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+    if not ready["key"] or not detach(folder) or not wait_for(folder / GO, GO_S):
         return 0
     try:
         answer = pull(dest, files, asked["source"], asked["door"], folder)

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import runner
+from remote.arming import flags
 from remote.checkpoint_transfer import Cargo, End, carry, newest_checkpoint
 from remote.desk import Desk, Note
 from remote.direct import Door
@@ -40,7 +41,7 @@ ROOT = Path(runner.__file__).parent.parent
 
 
 def python(words: str) -> str:
-    return f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -m {words}"
+    return f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)}{flags(words)} -m {words}"
 
 
 def in_turn(tries: int, *works: Callable[[int], None]) -> list[float]:
