@@ -313,10 +313,15 @@ def _read_file(old: Transport, path: str, done: int, size: int, offer: Callable[
         if stream.size < size:
             raise _spoiled(path)
         left = size - done
+        held = bytearray()
         while left and (data := stream.read(PIECE, 30.0)[:left]):
-            if not offer(data):
-                return False
+            held += data
             left -= len(data)
+            # what a link brings at once is little: each piece that is handed on costs the same work
+            if len(held) >= PIECE or not left:
+                if not offer(bytes(held)):
+                    return False
+                held.clear()
         if left:
             raise LinkError(f"{path} on {old.name} ended {left} bytes too early.")
         return True

@@ -107,8 +107,9 @@ class RunFeed:
         from remote.connect import open_transport
         from remote.source_remote import RemoteSource
 
-        transport = (connect or open_transport)(self.target)
-        return RemoteSource(self.target, transport, home or default_home(), clock=self._clock)
+        home = home or default_home()
+        transport = connect(self.target) if connect is not None else open_transport(self.target, home=home)
+        return RemoteSource(self.target, transport, home, clock=self._clock)
 
     def tick(self, now: float | None = None) -> FeedState:
         """Fetch and read what is new, and judge the run by it."""

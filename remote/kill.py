@@ -1,7 +1,8 @@
 """Kill: stop the run with a checkpoint, destroy the box, prove it gone. Any number of times, with the same outcome.
 
-Saving comes first and never stands in the way: a box that does not answer is destroyed all the same, and the steps say
-what was not saved. Only boxes of ours (by journal or label) are touched.
+Saving comes first and never stands in the way: the run saves, its log and results are brought home; a box that does not
+answer is destroyed all the same, and the steps say what was not saved. Only boxes of ours (by journal or label) are
+touched.
 
 A machine of one's own is given back instead: its run is ended, nothing on it is deleted. One that does not answer stays
 unconfirmed, because there is no provider to end what runs on it.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from remote import own_host
 from remote.access import Opener, reach
 from remote.arming import keep_report, read_guard
+from remote.bring_home import bring_home, target_of
 from remote.deeds import DeedResult
 from remote.desk import Desk
 from remote.destroy import destroy
@@ -190,7 +192,20 @@ def _save(
             desk.steps.extend(stopped.steps)
             if before is not None:
                 before(host, victim)
+            _bring_home(desk, host, victim, victim.run_dir)
     except TunewatchError as error:
         deed.failed("stop", instance=victim.instance_id, why=error.message)
     else:
         deed.done("stop", instance=victim.instance_id, how=stopped.state)
+
+
+def _bring_home(desk: Desk, host: Transport, victim: Victim, run_dir: str) -> None:
+    """Log, metrics and results would go with the disk; what cannot be fetched does not keep the box alive."""
+    with desk.step("bring log and results home") as note:
+        target = target_of(desk.journal, victim.run, victim.instance_id, run_dir)
+        try:
+            count, size = bring_home(host, target, desk.journal.home, clock=desk.mono)
+        except TunewatchError as error:
+            note.ok, note.detail = False, error.message
+        else:
+            note.detail = f"{count} files, {size / 1e6:.1f} MB"

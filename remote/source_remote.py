@@ -291,6 +291,9 @@ class RemoteSource:
         return now
 
     def _note_trouble(self, error: TunewatchError) -> None:
+        if isinstance(error, NoHostError) and not isinstance(self._trouble, NoHostError):
+            # whoever ended the box brought the run's last words home
+            self._status = rundir.read_status(self._store / rundir.STATUS) or self._status
         self._trouble = error
         self._alive = None
         if isinstance(error, UnreachableError) or _permanent(error):

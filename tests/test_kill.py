@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +11,15 @@ import pytest
 
 from remote.deeds import DeedResult
 from remote.destroy import destroy
+from remote.feed import RunFeed
 from remote.journal import Journal
 from remote.kill import kill, name_victim
+from remote.known import list_runs
 from remote.launch import launch
 from remote.lock import HeldError
 from remote.provider import Order
 from remote.reconcile import reconcile
+from remote.transport import NoHostError
 from runner.errors import NotFoundError, RefusedError
 from tests.fake_vast import Box, FakeVast, faults
 from tests.fake_vast.market import offer_row
@@ -232,6 +237,55 @@ def test_a_run_of_ours_is_stopped_with_a_checkpoint_before_its_box_goes(real: Fa
     assert result.state == "destroyed"
     assert "checkpoint-7" in seen[0]
     laptop.check_agreement()
+
+
+def test_the_last_words_and_the_results_are_here_when_the_box_is_gone(
+    real: FakeVast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody mirrored the run to its end; a screen that watched it from the middle on goes over to how it ended."""
+    monkeypatch.setenv("TUNEWATCH_VAST_URL", real.url)
+    monkeypatch.setenv("VAST_API_KEY", real.world.account_key)
+    laptop = Laptop(real, tmp_path)
+    (laptop.folder / "work" / "train.py").write_text(
+        "import json, os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "step = 0\n"
+        "def save(*_):\n"
+        "    print({'loss': 0.25, 'learning_rate': 1e-05, 'epoch': 9.0}, flush=True)\n"
+        "    run = Path(os.environ['TUNEWATCH_RUN_DIR'])\n"
+        "    (run / 'metrics.json').write_text(json.dumps({'stage': 'stage4', 'macro': 0.5}))\n"
+        "    (run / 'weights.bin').write_bytes(b'0' * 5000)\n"
+        "    print('saved at', step, flush=True); sys.exit(11)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "while True:\n"
+        "    step += 1\n"
+        "    print({'loss': 1.0, 'learning_rate': 1e-05, 'epoch': step / 100}, flush=True)\n"
+        "    time.sleep(0.02)\n"
+    )
+    launched = launch(laptop.desk(), laptop.request(42), laptop.open_pair, {})
+    feed = RunFeed("20260215-104518", home=laptop.home)
+    until = time.monotonic() + 120
+    while not (state := feed.tick()).history.train:
+        assert time.monotonic() < until, f"{state.state}: {state.reason}"
+        time.sleep(0.05)
+    seen = len(feed.tick().history.train)
+    desk = laptop.desk()
+    result = kill(desk, name_victim(desk.journal, "20260215-104518"), open_pair=laptop.open_pair, grace_s=20.0)
+    assert result.state == "destroyed"
+    assert [step.ok for step in result.steps if step.name == "bring log and results home"] == [True]
+    while (state := feed.tick()).state != "stopped":
+        assert time.monotonic() < until, f"{state.state}: {state.reason}"
+        time.sleep(0.05)
+    feed.close()
+    assert isinstance(state.problem, NoHostError)
+    assert len(state.history.train) > seen
+    assert state.history.train[-1].loss == 0.25
+    assert state.log_path is not None
+    assert "saved at" in state.log_path.read_text().splitlines()[-1]
+    assert json.loads((state.log_path.parent / "metrics.json").read_text())["macro"] == 0.5
+    assert not (state.log_path.parent / "weights.bin").exists()
+    [row] = [row for row in list_runs(laptop.home, tmp_path) if row["instance_id"] == launched.instance_id]
+    assert row["state"] == "stopped"
 
 
 def test_a_box_that_does_not_answer_is_destroyed_all_the_same(real: FakeVast, tmp_path: Path) -> None:
