@@ -12,7 +12,7 @@ from remote.journal import Journal
 from remote.recovery_policy import set_policy, used
 from tests.fake_vast import FakeVast
 from tests.support.migration import RUN, a_run
-from tests.support.terminal import Terminal
+from tests.support.terminal import ENDED, Terminal
 
 LONG = 480.0
 """Seconds for a deed with boxes in it, on a machine that is busy."""
@@ -41,11 +41,16 @@ def test_an_outbid_box_is_replaced_while_its_run_is_watched_and_the_screen_goes_
             world.world.outbid(moving.old)
             reached = moving.steps()[-1][0]
             term.until("goes on elsewhere by itself (recovery 1 of", LONG)
+            term.until(lambda seen: "⇄ moving" in seen and "the box of before is only read" in seen, LONG)
             term.until(lambda seen: "running" in seen and step_shown(seen) > reached + 20, LONG)
             (new,) = moving.made()
             assert (new.id != moving.old.id, new.is_bid) == (True, False)
-            term.keys("q")
-            term.until("THE END")
+            # the box of before was started once more to be read: nobody is told that its trainer is gone
+            term.keys("e")
+            seen = term.until("goes on elsewhere")
+            assert "crashed" not in seen
+            term.keys("Escape")
+            term.press_until("q", ENDED)
         moving.check_curve()
         moving.check_journal()
         journal = Journal(moving.laptop.home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runner.errors import TunewatchError
@@ -55,7 +56,12 @@ class Notices:
 
     def take(self, snapshot: RunSnapshot, *, budget: float | None = None) -> None:
         """Tell what happened since the last snapshot of this run. `budget` in USD."""
-        for event in self._alerts.take(look_at(snapshot, budget=budget)):
+        look = look_at(snapshot, budget=budget)
+        rental = self._app.rental
+        if look.state == "crashed" and rental is not None and rental.moving(look.name):
+            # its lost box is started once more to read its disk: no news, and no crash
+            look = replace(look, state="unreachable")
+        for event in self._alerts.take(look):
             self._tell(event)
         if snapshot.target == getattr(self._app.screen, "target", None):
             from tui.announce import terminal_title

@@ -7,13 +7,20 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import ProviderError, TunewatchError
-from tui.rental_view import Alarm
+from tui.rental_view import Alarm, Severity
 
 if TYPE_CHECKING:
     from remote.journal import Journal
     from remote.provider import Instance
     from remote.recovery_policy import Loss
 
+BRIEF = {
+    "outbid": "outbid",
+    "offline": "its host is offline",
+    "ended": "its contract ended",
+    "ending": "its contract ends",
+    "gone": "its box is gone",
+}
 AGAIN_S = 300.0
 """Between two tries to recover the same run: the market may have an offer by then."""
 
@@ -55,7 +62,9 @@ class Recoveries:
                 continue
             self._again[loss.run] = mono + AGAIN_S
             number = f"{used(journal, loss.run) + 1} of {policy_of(journal, loss.run, settings).most}"
-            self._tell("begun", loss, f"{loss.text} {loss.run} goes on elsewhere by itself (recovery {number}).")
+            goes_on = f"goes on elsewhere by itself (recovery {number})"
+            brief = f"{BRIEF[loss.cause]}: {goes_on}, the box of before is only read"
+            self._tell("begun", loss, f"{loss.text} {loss.run} {goes_on}.", brief)
             self._thread = threading.Thread(target=self._one, args=(loss,), name="recover", daemon=True)
             self._thread.start()
             return
@@ -74,9 +83,10 @@ class Recoveries:
             self._tell("done", loss, f"{loss.run} goes on elsewhere: {loss.text}")
         self._wake()
 
-    def _tell(self, state: str, loss: Loss, text: str) -> None:
-        severity = {"begun": "warning", "failed": "error", "done": "information"}[state]
-        self._told[loss.run] = Alarm(f"recovery {state} {loss.run}", "recovery", text, severity, True, loss.run)  # type: ignore[arg-type]
+    def _tell(self, state: str, loss: Loss, text: str, brief: str = "") -> None:
+        severity: Severity = {"begun": "warning", "failed": "error", "done": "information"}[state]  # type: ignore[assignment]
+        key = f"recovery {state} {loss.run}"
+        self._told[loss.run] = Alarm(key, "recovery", text, severity, True, loss.run, brief)
 
 
 def recover_by_command(loss: Loss) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SILENT_S = 60.0
 """An answer older than this is said to be old."""
 
-MOVED = "recovery done "
-"""Begins the key of the alarm that a lost run goes on elsewhere; its name follows."""
+MOVED, MOVING = "recovery done ", "recovery begun "
+"""Begin the keys of the alarms that a lost run goes on elsewhere, or is about to; its name follows."""
 
 Severity = Literal["information", "warning", "error"]
 
@@ -35,6 +35,8 @@ class Alarm:
     """Whether it rings."""
     target: str = ""
     """The run or box it is about."""
+    brief: str = ""
+    """The same for a line of a screen that shows what it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ class RentalSnapshot:
     """Whether limits are enforced from here."""
     why_not: str = ""
     """Why they are not."""
+
+    def moving(self, run: str) -> str:
+        """Why a run that seems lost is not: it is being brought elsewhere; empty when it is not."""
+        return next((alarm.brief or alarm.text for alarm in self.alarms if alarm.key == MOVING + run), "")
 
     @property
     def usd_per_h(self) -> float:

@@ -128,6 +128,11 @@ class RunSnapshot:
         return self.state in ("finished", "stopped", "crashed")
 
     @property
+    def lost(self) -> bool:
+        """Whether it does not look as if it trained, and nobody ended it."""
+        return self.state in ("crashed", "silent", "unreachable")
+
+    @property
     def step(self) -> int | None:
         """Steps done."""
         return self.history.step

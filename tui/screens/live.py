@@ -267,6 +267,9 @@ class LiveScreen(LiveActions, ChartKeys):
 
     def _banner(self, snapshot: RunSnapshot) -> str:
         """What the person should know before anything else: a fault of the link, a crash, a warning."""
+        rental = self.control.rental
+        if snapshot.lost and rental is not None and (why := rental.moving(snapshot.name)):
+            return f"⇄ {why}"
         if snapshot.link.word != "live" and snapshot.link.detail:
             return f"⚠ {snapshot.link.detail}"
         if snapshot.state in ("crashed", "silent", "unreachable"):

@@ -98,9 +98,11 @@ def fit(parts: list[Part], width: int) -> list[tuple[str, Part]]:
 def parts(snapshot: RunSnapshot, rental: RentalSnapshot | None = None, *, looks_only: bool = False) -> list[Part]:
     """The parts of the line for one snapshot, and for what bills at this moment where something does."""
     history = snapshot.history
-    colour = STATE_COLOURS[snapshot.state]
-    glyph = STATE_GLYPHS[snapshot.state]
-    out = [Part((f"{glyph} {_state_word(snapshot)}", f"{glyph} {snapshot.state}", glyph), colour, 60, bold=True)]
+    colour, glyph = STATE_COLOURS[snapshot.state], STATE_GLYPHS[snapshot.state]
+    state = (f"{glyph} {_state_word(snapshot)}", f"{glyph} {snapshot.state}", glyph)
+    if snapshot.lost and rental is not None and rental.moving(snapshot.name):
+        colour, state = "warning", ("⇄ moving", "⇄ moving", "⇄")
+    out = [Part(state, colour, 60, bold=True)]
     name = snapshot.name or snapshot.target
     short = name.rstrip("/").rsplit("/", 1)[-1]
     out.append(Part(tuple(dict.fromkeys((words.shorten(name, 34), words.shorten(short, 18)))), "foreground", 30))
