@@ -2,7 +2,8 @@
 
 A line is a forecast `{"run", "step", "horizon", "p10", "p50", "p90", "p_early"}`, the end of a run `{"run", "truth"}`,
 or how fast a finished run was `{"recipe", "gpu", "steps_per_s"}`, from which the speed between GPUs learns. A line that
-cannot be read is passed over: a cut write costs one bet, not the file.
+cannot be read is passed over: a cut write costs one bet, not the file. Two screens that watch one run both write what
+they see: what stands there already counts once.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ def _read(path: Path) -> tuple[list[Bet], list[OwnRun]]:
         return [], []
     bets: list[Bet] = []
     rates: list[OwnRun] = []
+    placed: set[tuple[str, int]] = set()
     for line in text.splitlines():
         row = _row(line)
         run = row.get("run")
@@ -136,10 +138,13 @@ def _read(path: Path) -> tuple[list[Bet], list[OwnRun]]:
             continue
         try:
             step, horizon, p10, p50, p90 = (int(row[key]) for key in ("step", "horizon", "p10", "p50", "p90"))
-            bets.append(Bet(run, step, horizon, p10, p50, p90, float(row["p_early"])))
+            bet = Bet(run, step, horizon, p10, p50, p90, float(row["p_early"]))
         except (KeyError, TypeError, ValueError):
             continue
-    return bets, [r for r in rates if math.isfinite(r.steps_per_s) and r.steps_per_s > 0]
+        if (run, step) not in placed:
+            placed.add((run, step))
+            bets.append(bet)
+    return bets, [r for r in dict.fromkeys(rates) if math.isfinite(r.steps_per_s) and r.steps_per_s > 0]
 
 
 def _row(line: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from remote.source import Files, Freshness, choose_log
 from remote.target import Target
 from remote.transport import AuthError, LinkError, NoHostError, Transport, shell_path
 from runner import rundir
+from runner.atomic import write_atomic
 from runner.errors import NotFoundError, RefusedError, TunewatchError, UnreachableError
 from runner.rundir import Status
 
@@ -250,7 +251,8 @@ class RemoteSource:
             # the first look proves nothing yet: a dead supervisor's last words look the same
             self._alive = None if first else True
         self._status = status
-        (self._store / rundir.STATUS).write_bytes(raw)
+        self._store.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._store / rundir.STATUS, raw, durable=False)
         if not status.ended and now - self._pulse[1] > _PULSE_S:
             self._measure()
 

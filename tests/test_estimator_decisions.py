@@ -198,6 +198,21 @@ def test_following_a_run_places_one_bet_an_eval_and_settles_it_at_its_end(tmp_pa
     assert len(book.of_run("u-1")) == 1
 
 
+def test_two_screens_that_watch_one_run_bet_once(tmp_path):
+    books = [BetBook(tmp_path / "bets.jsonl") for _ in range(2)]
+    running = replace(seed_history(), run_id="u-1")
+    found = forecast_run(running, StopRule())
+    ended = replace(running, ended="finished", step=6000)
+    for book in books:
+        book.follow(running, found.stop)
+        book.note_rate("stage5", "A100 SXM4", 0.35)
+    for book in books:
+        book.follow(ended, forecast_run(ended, StopRule()).stop)
+    kept = BetBook(tmp_path / "bets.jsonl")
+    assert [b.truth for b in kept.of_run("u-1")] == [6000]
+    assert (kept.calibration().runs, len(kept.own_runs())) == (1, 1)
+
+
 def test_rates_of_finished_runs_are_kept_and_used(tmp_path):
     book = BetBook(tmp_path / "bets.jsonl")
     book.note_rate("stage5", "A100 SXM4", 0.35)
