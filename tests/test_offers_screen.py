@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.fake_vast.market import offer_row
 from tests.support.tui import app_with, plain, snapshot, until
 from tests.support.vast import as_laptop
 from tui.market import LiveMarket, parse_budget, parse_deadline
-from tui.offer_rows import cells, titles
+from tui.offer_rows import cells, front, titles
 from tui.screens.deed import DeedScreen
 from tui.screens.launch import LaunchScreen
 from tui.screens.offers import OffersScreen
@@ -300,6 +301,22 @@ def test_a_row_has_a_cell_for_every_title_with_and_without_limits():
     for limits in ({}, {"p_under_budget": 5.0}, {"p_under_budget": 5.0, "p_before_deadline": 2.0}):
         assert len(cells(row, None, 3.0, {}, False, limits)) == len(titles(limits))
     assert cells(row, None, 3.0, {}, False, {"p_under_budget": 5.0})[2].plain == ">99%"
+
+
+def test_what_nothing_beats_is_marked_by_more_than_a_colour_and_what_has_no_quote_or_is_too_small_never():
+    nothing = (math.nan, math.nan, math.nan)
+    rows = [
+        QuoteRow("cheap", "RTX 3090", 0.2, (2, 3, 4), (1, 2, 3)),
+        QuoteRow("dear", "A100", 1.0, (2, 4, 5), (2, 3, 4)),
+        QuoteRow("new", "H100", 2.0, nothing, nothing),
+        QuoteRow("small", "RTX 3060", 0.1, (1, 1, 1), (0.1, 0.1, 0.1), fits="no"),
+    ]
+    best = front(rows)
+    assert best == {"cheap"}
+    shown = [[cell.plain for cell in cells(row, None, 4.0, {}, row.offer_id in best)] for row in rows]
+    assert ["◆" in "".join(row) for row in shown] == [True, False, False, False]
+    assert "◆ no other offer is cheaper and sooner" in detail(rows[0], None, {}, {}, best=True).plain
+    assert "◆" not in detail(rows[1], None, {}, {}).plain
 
 
 def test_the_detail_says_how_sure_a_speed_is_and_where_it_comes_from():

@@ -121,7 +121,7 @@ KEYS: tuple[Key, ...] = (
     Key("enter", "rent", "Rent", "Rent the offer, or move the run there; asks first", "offers", shown=True),
     Key("slash", "filter", "Filter", "gpu:H100 price<1 vram>=40 fits:yes", "offers", shown=True, caps="/"),
     Key("s", "sort", "Sort", "Sort by the next column", "offers", shown=True),
-    Key("p", "pareto", "Pareto", "Only offers that no other beats in both time and money", "offers", shown=True),
+    Key("p", "pareto", "Pareto", "Only offers (◆) that no other beats in time and money", "offers", shown=True),
     Key("b", "limit('budget')", "Budget", "USD to stay under: the chance on each offer", "offers", shown=True),
     Key("d", "limit('deadline')", "Deadline", "Time to be done in: the chance on each offer", "offers", shown=True),
     Key("r", "refresh", "Refresh", "Read the live market again", "offers", shown=True),

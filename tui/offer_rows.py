@@ -35,18 +35,21 @@ BAR = 18
 
 
 def front(rows: Sequence[QuoteRow]) -> set[str]:
-    """Ids of the offers that no other beats in both base hours and base dollars."""
+    """Ids of the offers that no other beats in both base hours and base dollars, among those that have a quote and are
+    not known to be too small.
+    """
+    able = [r for r in rows if math.isfinite(r.usd[1]) and math.isfinite(r.hours[1]) and r.fits != "no"]
     return {
         a.offer_id
-        for a in rows
+        for a in able
         if not any(
             b.hours[1] <= a.hours[1] and b.usd[1] <= a.usd[1] and (b.hours[1] < a.hours[1] or b.usd[1] < a.usd[1])
-            for b in rows
+            for b in able
         )
     }
 
 
-def bar(usd: tuple[float, float, float], most: float, width: int = BAR) -> str:
+def bar(usd: tuple[float, float, float], most: float, width: int = BAR, mark: str = "●") -> str:
     """Optimistic to pessimistic dollars as a line with the base marked, on a scale from 0 to `most`.
 
     >>> bar((1.0, 2.0, 4.0), 4.0, 9)
@@ -58,7 +61,7 @@ def bar(usd: tuple[float, float, float], most: float, width: int = BAR) -> str:
     line = [" "] * width
     line[lo : hi + 1] = "─" * (hi + 1 - lo)
     line[lo], line[hi] = "├", "┤"
-    line[base] = "●"
+    line[base] = mark
     return "".join(line)
 
 
@@ -122,7 +125,7 @@ def _plain_cells(
         Text(f"{row.dph:.4f}", justify="right"),
         _three(row.hours),
         _three(row.usd),
-        Text(bar(row.usd, most), style=colour),
+        Text(bar(row.usd, most, mark=words.UNBEATEN if on_front else "●"), style=colour),
         delta,
         Text(row.fits, style=colours.get(fits_colour, "")),
         Text("" if row.vram_gib is None else f"{row.vram_gib:.0f} G", justify="right"),

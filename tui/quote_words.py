@@ -80,8 +80,10 @@ def _plain_usd(amount: float) -> str:
 
 
 def name(row: QuoteRow) -> str:
-    """What the row is called."""
-    return f"stay: {row.gpu}" if row.stay else row.gpu
+    """What the row is called, with its mark where no other offer beats it."""
+    if row.stay:
+        return f"stay: {row.gpu}"
+    return f"{row.gpu} {words.UNBEATEN}" if row.pareto else row.gpu
 
 
 def _colour(row: QuoteRow, colours: Colours) -> str:

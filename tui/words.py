@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+UNBEATEN = "◆"
+"""Marks an offer that no other beats in both time and money: not by its colour alone."""
+
 
 def duration(seconds: float | None, *, parts: int = 2) -> str:
     """`43s`, `6m43s`, `4h20m`, `2d03h`; `?` when unknown.

@@ -271,7 +271,8 @@ class OffersScreen(Filtering):
         shown = self.query_one("#detail", Static)
         shown.display = row is not None and self.size.height >= ROOM
         if row is not None:
-            shown.update(detail(row, stay, self._asked_limits(), self.control.theme_variables))
+            best = row.offer_id in front(self._rows())
+            shown.update(detail(row, stay, self._asked_limits(), self.control.theme_variables, best=best))
 
     def _head(self) -> None:
         """What is shown, of which market, and how old it is."""

@@ -12,8 +12,12 @@ from tui.offer_rows import LIMITS, chance, percent
 from tui.snapshot import QuoteRow
 
 
-def detail(row: QuoteRow, stay: QuoteRow | None, limits: Mapping[str, float], colours: Mapping[str, str]) -> Text:
-    """The offer under the cursor: what it is, what it would take and cost, against staying, and its risks."""
+def detail(
+    row: QuoteRow, stay: QuoteRow | None, limits: Mapping[str, float], colours: Mapping[str, str], *, best: bool = False
+) -> Text:
+    """The offer under the cursor: what it is, what it would take and cost, against staying, and its risks. `best` says
+    that no other offer is both cheaper and sooner.
+    """
     out = Text()
     out.append("stay: this box" if row.stay else row.gpu, f"bold {colours.get('primary', '')}")
     facts = [
@@ -36,6 +40,8 @@ def detail(row: QuoteRow, stay: QuoteRow | None, limits: Mapping[str, float], co
         beside += [f"{words.duration(row.setup_h * 3600)} to set up" if row.setup_h else ""]
         out.append("".join(f"   {one}" for one in beside if one), "dim")
         out.append(_against(row, stay), colours.get("success" if stay and row.usd[1] < stay.usd[1] else "", ""))
+        if best and not row.stay:
+            out.append(f"   {words.UNBEATEN} no other offer is cheaper and sooner", "dim")
     if row.notes:
         out.append("\nmind        ", "dim").append(", ".join(row.notes), colours.get("warning", ""))
     chances = [(LIMITS[name].format(limit), chance(row, name)) for name, limit in limits.items()]
