@@ -108,7 +108,7 @@ class ByteStream(Protocol):
 
 
 class Feed(Protocol):
-    """A command that is given its input piece by piece."""
+    """A command that is given its input piece by piece. What it says is read at its end: it must not say megabytes."""
 
     def write(self, data: bytes) -> bool:
         """Give it more; False when it has ended and takes no more (`finish` says how). LinkError after a long silence.

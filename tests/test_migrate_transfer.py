@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,8 @@ from runner.manifest import newest_whole_checkpoint, verify_manifest, write_mani
 from runner.rundir import read_fence, read_status, write_fence
 from runner.study.hub import upload
 from tests.support.hub import hub_stand_in
+from tests.support.proxy import FaultProxy
+from tests.support.sshd import Sshd
 
 ROOT = Path(runner.__file__).parent.parent
 
@@ -213,6 +217,42 @@ def test_a_receiver_that_still_waits_behind_a_dead_link_is_ended_by_the_next_one
     waiting.write(b"x" * 1000)
     assert waiting.finish(60).rc != 0
     assert verify_manifest(dest) == []
+
+
+@pytest.mark.slow
+def test_through_the_laptop_over_links_that_are_reset_and_fall_silent_it_arrives_whole(
+    boxes: Boxes, tmp_path: Path
+) -> None:
+    """Real SSH servers behind proxies: the cut may come while either side reads, writes, compares or answers."""
+    rng = random.Random(11)
+    with (
+        Sshd(tmp_path / "a") as a,
+        Sshd(tmp_path / "b") as b,
+        FaultProxy((a.host, a.port)) as one,
+        FaultProxy((b.host, b.port)) as two,
+        a.connect(tmp_path / "a-state", port=one.port) as old,
+        b.connect(tmp_path / "b-state", port=two.port) as new,
+    ):
+        source, cargo = boxes.checkpoint(100), boxes.newest()
+        one.rate = two.rate = 60e6
+        over = threading.Event()
+
+        def break_links() -> None:
+            while not over.wait(rng.uniform(0.05, 0.6)):
+                rng.choice((one, two)).reset()
+
+        breaker = threading.Thread(target=break_links)
+        breaker.start()
+        note = Note(boxes.desk, "transfer", "")
+        try:
+            carry(boxes.desk, cargo, End(old, python), End(new, python), str(boxes.dest(100)), note, tries=200)
+        finally:
+            over.set()
+            breaker.join()
+        assert one.resets + two.resets > 2
+    assert verify_manifest(boxes.dest(100)) == []
+    assert (boxes.dest(100) / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert not boxes.dest(100).with_name("checkpoint-100.carry").exists()
 
 
 def test_a_pinned_checkpoint_survives_the_trainers_pruning(boxes: Boxes) -> None:
