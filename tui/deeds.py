@@ -173,7 +173,7 @@ def kill_deed(snapshot: RunSnapshot) -> Deed:
     unsaved = unsaved_steps(snapshot)
     if unsaved:
         says.append(f"{unsaved} steps lie since the last checkpoint seen; they are lost if the box does not answer.")
-    says.append("What is not on the Hub or in the mirror is gone for good.")
+    says.append("Log and results come here first; a checkpoint that is not on the Hub is gone for good.")
     if snapshot.dph:
         says.append(f"It bills {words.usd(snapshot.dph)} an hour until the provider's list no longer has it.")
     name = short_name(snapshot)

@@ -14,9 +14,10 @@ from tui.commands.common import confirm_by_name, emit_json, json_option, refuse_
 @yes_option
 @json_option
 def command(run_or_instance: str, now: bool, timeout: float | None, yes: bool, as_json: bool) -> int:
-    """End the rental of a RUN or INSTANCE: the run saves, the box is destroyed with everything on its disk, and it is
-    called destroyed only after two listings of the account without it. Until then it may still bill (exit code 7).
-    Doing it again is harmless. A machine of your own (host:NAME) is given back: its run is ended, nothing is deleted.
+    """End the rental of a RUN or INSTANCE: the run saves, its log and results are brought here, the box is destroyed
+    with everything on its disk, and it is called destroyed only after two listings of the account without it. Until
+    then it may still bill (exit code 7). Doing it again is harmless. A machine of your own (host:NAME) is given back:
+    its run is ended, nothing is deleted.
 
     \b
     tunewatch kill stage5/20260215-104518
@@ -36,7 +37,8 @@ def command(run_or_instance: str, now: bool, timeout: float | None, yes: bool, a
         victim = name_victim(desk.journal, run_or_instance)
         own, called = is_own(victim.instance_id), desk.called(victim.instance_id)
         run = victim.run or "no run of ours"
-        what = f"{upper(called)} ({run}) will be destroyed with its disk: what was not uploaded is lost."
+        kept = "what was not uploaded" if now else "log and results come here first, what else was not uploaded"
+        what = f"{upper(called)} ({run}) will be destroyed with its disk: {kept} is lost."
         if own:
             what = f"The run on {called} ({run}) will be ended and the host given back; nothing on it is deleted."
         confirm_by_name(run_or_instance if own else str(victim.instance_id), what, yes=yes, as_json=as_json)
