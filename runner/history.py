@@ -131,6 +131,11 @@ class RunHistory:
     warnings: tuple[str, ...] = ()
     bytes_read: int = 0
 
+    @property
+    def stepless(self) -> bool:
+        """Whether there are losses and nothing tells at which step: a log without a progress bar (disable_tqdm)."""
+        return bool(self.train or self.evals) and self.step is None and self.max_steps is None
+
     def eval_pairs(self) -> list[tuple[int, float]]:
         """`(step, eval_loss)` of every eval whose step is known, in order: what the auto-stop machine takes."""
         return [(e.step, e.eval_loss) for e in self.evals if e.step is not None]

@@ -173,7 +173,7 @@ def _warnings(chain: list[Process], evals: Evals) -> list[str]:
     if lost:
         words.append(f"the value of the evaluation at step {lost[-1]} was lost with its process")
     if last.total is None and (evals.points or last.waiting or len(last.train)):
-        words.append("no progress bar in this log: its lines do not tell their step")
+        words.append("no progress bar in this log, so its lines do not tell their step (disable_tqdm=False would)")
     elif evals.unplaced:
         words.append(f"{evals.unplaced} evaluation(s) whose step the log does not tell")
     return words

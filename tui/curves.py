@@ -13,18 +13,21 @@ from itertools import pairwise
 from typing import Literal
 
 from runner.autostop import Phase
-from runner.history import Frame, RunHistory
+from runner.history import EvalPoint, Frame, RunHistory
 from tui import words
 from tui.axes import ChartSpec, HLine, Mark, Series, Span, VLine, series, smooth
 from tui.snapshot import RunSnapshot
 
-XMode = Literal["step", "time", "log", "tokens"]
+XMode = Literal["step", "time", "log", "tokens", "epoch"]
+"""By epoch where a log tells no steps; each other one needs them."""
 PaneName = Literal["loss", "eval", "speed"]
 PANES: tuple[PaneName, ...] = ("loss", "eval", "speed")
 SMOOTHING = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99)
 Clock = tuple[Sequence[float], Sequence[float]]
 """Ascending steps, and for each how far the run was then: seconds of training, or tokens."""
-X_WORDS: Mapping[XMode, str] = {"step": "by step", "time": "over time", "log": "log x", "tokens": "by tokens"}
+X_WORDS: Mapping[XMode, str] = {
+    "step": "by step", "time": "over time", "log": "log x", "tokens": "by tokens", "epoch": "by epoch",
+}  # fmt: skip
 GUTTER = 6
 """Columns left of the plots, at least: charts above each other stay in line."""
 
@@ -50,11 +53,20 @@ class View:
         """One step more or less smoothing."""
         return replace(self, smoothing=min(max(self.smoothing + by, 0), len(SMOOTHING) - 1))
 
+    def suited(self, *histories: RunHistory) -> View:
+        """The same with an axis that the runs have: by epoch where no log of them tells steps, and only there."""
+        by_epoch = bool(histories) and all(history.stepless for history in histories)
+        if by_epoch == (self.x_mode == "epoch"):
+            return self
+        return replace(self, x_mode="epoch" if by_epoch else "step", window=None, cursor=None)
+
     def next_x_mode(self, *, tokens: bool = False) -> View:
-        """step, time, log, tokens where they are counted, and round again.
+        """step, time, log, tokens where they are counted, and round again; by epoch there is no other.
 
         A window of other units makes no sense and is dropped.
         """
+        if self.x_mode == "epoch":
+            return self
         order: tuple[XMode, ...] = ("step", "time", "log", "tokens") if tokens else ("step", "time", "log")
         at = order.index(self.x_mode) if self.x_mode in order else -1
         return replace(self, x_mode=order[(at + 1) % len(order)], window=None, cursor=None)
@@ -110,7 +122,9 @@ class CurveCache:
 
     def _raw(self, history: RunHistory, name: str, x_mode: XMode) -> Series:
         points: list[tuple[float | None, float | None]]
-        if name == "loss":
+        if x_mode == "epoch":
+            points = _by_epoch(history, name)
+        elif name == "loss":
             points = [(p.step, diverged(p.loss, p.grad_norm)) for p in history.train]
         elif name == "eval":
             points = [(e.step, e.eval_loss) for e in history.evals]
@@ -122,6 +136,18 @@ class CurveCache:
             clock = self.clock(history, x_mode)
             points = [(None if x is None else seconds_at(clock, x), y) for x, y in points]
         return series(points, "line" if name == "eval" else "raw", dots=name == "eval")
+
+
+def _by_epoch(history: RunHistory, name: str) -> list[tuple[float | None, float | None]]:
+    """Values over the epoch that the trainer printed with them: exact in transformers 5, to 2 decimals before."""
+    if name == "loss":
+        return [(p.epoch, diverged(p.loss, p.grad_norm)) for p in history.train]
+    return [(e.epoch, e.eval_loss) for e in history.evals] if name == "eval" else []
+
+
+def best_eval(history: RunHistory) -> EvalPoint | None:
+    """The lowest finite eval, whether or not its step is known."""
+    return min((e for e in history.evals if math.isfinite(e.eval_loss)), key=lambda e: e.eval_loss, default=None)
 
 
 def diverged(loss: float | None, grad_norm: float | None) -> float | None:
@@ -210,6 +236,8 @@ def seconds_at(clock: Clock, step: float) -> float:
 def charts(snapshot: RunSnapshot, view: View, cache: CurveCache) -> Mapping[PaneName, ChartSpec]:
     """The three charts of a run."""
     history = snapshot.history
+    if view.x_mode == "epoch":
+        return _charts_by_epoch(snapshot, view, cache)
     clock = cache.clock(history, view.x_mode) if view.x_mode in ("time", "tokens") else None
     reach = _reach(snapshot)
     return {
@@ -217,6 +245,19 @@ def charts(snapshot: RunSnapshot, view: View, cache: CurveCache) -> Mapping[Pane
         "eval": _finish(_eval(snapshot, view, cache), "eval", view, clock, reach),
         "speed": _finish(_speed(snapshot, view, cache), "speed", view, clock, reach),
     }
+
+
+def _charts_by_epoch(snapshot: RunSnapshot, view: View, cache: CurveCache) -> Mapping[PaneName, ChartSpec]:
+    """The charts of a log that tells no steps: no line that stands at a step has a place on them."""
+    best = best_eval(snapshot.history)
+    marks = (Mark(best.epoch, best.eval_loss, "★", "best"),) if best is not None and best.epoch is not None else ()
+    curve = cache.curve(snapshot.history, "eval", view.x_mode)
+    specs: dict[PaneName, ChartSpec] = {
+        "loss": replace(_loss(snapshot, view, cache), vlines=()),
+        "eval": ChartSpec((curve,), marks=marks, empty="no eval yet"),
+        "speed": ChartSpec(empty="this log tells no steps, so no step time"),
+    }
+    return {name: _finish(spec, name, view, None, None) for name, spec in specs.items()}
 
 
 def _reach(snapshot: RunSnapshot) -> float | None:
@@ -313,9 +354,11 @@ def _stop_line(snapshot: RunSnapshot) -> tuple[VLine, ...]:
 
 
 def x_words(x: float, x_mode: XMode) -> str:
-    """A place of the x axis as a person says it: `step 400`, `21m47s`, `1.5M tokens`."""
+    """A place of the x axis as a person says it: `step 400`, `21m47s`, `1.5M tokens`, `epoch 0.48`."""
     if x_mode == "time":
         return words.duration(x)
+    if x_mode == "epoch":
+        return f"epoch {x:.4g}"
     return f"{words.count(x)} tokens" if x_mode == "tokens" else f"step {x:.0f}"
 
 

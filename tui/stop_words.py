@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rich.text import Text
 
-from runner.autostop import Judgement, Phase, earliest_stop
+from runner.autostop import Judgement, Phase, StopRule, earliest_stop, judge, replay
+from runner.history import RunHistory
 from tui import words
 from tui.snapshot import Projection, Ruling, RunSnapshot
 
@@ -16,6 +18,8 @@ Colours = Mapping[str, str]
 def phase_words(snapshot: RunSnapshot, ruling: Ruling) -> tuple[str, str]:
     """One line for the state of the machine, and the theme colour that goes with it."""
     rule, state, step = ruling.rule, ruling.state, snapshot.step or 0
+    if snapshot.history.stepless:
+        return _stepless_words(snapshot, rule), "foreground"
     if state.phase is Phase.FIRED:
         did = "stopped" if snapshot.declared else "would have stopped"
         why = "an eval that is not a number" if state.reason == "non-finite" else f"plateau, best {_best(ruling)}"
@@ -36,6 +40,33 @@ def phase_words(snapshot: RunSnapshot, ruling: Ruling) -> tuple[str, str]:
     if state.phase is Phase.ARMED:
         return f"armed: reference {words.loss(state.reference)} of step {state.reference_step}", "success"
     return f"{state.bad} of {rule.patience} without gain since step {state.reference_step}", "warning"
+
+
+def _stepless_words(snapshot: RunSnapshot, rule: StopRule) -> str:
+    """The verdict over a log that tells no steps: its evals are counted, and min_steps says nothing."""
+    state = replay(replace(rule, min_steps=0), by_number(snapshot.history))
+    if state.phase is Phase.FIRED:
+        return f"counted in evals it would have fired at the {ordinal(state.stopped_at or 0)}"
+    if state.reference_step is None:
+        return "its log tells no steps: evals will be counted"
+    if not state.bad:
+        return f"counted in evals: the newest, the {ordinal(state.reference_step)}, was a gain"
+    return f"counted in evals: {state.bad} of {rule.patience} without gain since the {ordinal(state.reference_step)}"
+
+
+def by_number(history: RunHistory) -> list[tuple[int, float]]:
+    """The evals of a log without steps, each with its number from 1 on in place of the step."""
+    return [(number, e.eval_loss) for number, e in enumerate(history.evals, 1)]
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `11th`.
+
+    >>> [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 102)]
+    ['1st', '2nd', '3rd', '4th', '11th', '12th', '13th', '21st', '102nd']
+    """
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def before_training(snapshot: RunSnapshot) -> bool:
@@ -88,6 +119,12 @@ def panel(snapshot: RunSnapshot, colours: Colours, width: int) -> Text:
     if changed is not None and snapshot.declared:
         out.append(f"changed at step {changed.step}, while it ran\n", colours.get("accent", "") or dim)
     line, colour = phase_words(snapshot, ruling)
+    if snapshot.history.stepless:
+        out.append(f"{line}\n", "bold")
+        out.append("min_steps says nothing here: the log has no progress bar\n\n", dim)
+        counted = replace(ruling.rule, min_steps=0)
+        out.append_text(table(tuple(judge(counted, by_number(snapshot.history))), snapshot, colours, width))
+        return out
     out.append(f"{meter(ruling)} ", colours.get("warning", ""))
     out.append(f"{line}\n", f"bold {colours.get(colour, '')}".strip())
     if ruling.state.best is not None and ruling.state.phase is not Phase.FIRED:
@@ -133,8 +170,11 @@ def table(judgements: tuple[Judgement, ...], snapshot: RunSnapshot, colours: Col
     """Every eval, newest first: step, loss, gain over the reference, and why it counted."""
     dim = colours.get("text-muted-hex", "") or "dim"
     out = Text()
-    out.append(f"{'step':>6}  {'eval_loss':>9}  {'gain':>8}  why\n", dim)
+    stepless = snapshot.history.stepless
+    out.append(f"{'eval' if stepless else 'step':>6}  {'eval_loss':>9}  {'gain':>8}  why\n", dim)
     best = snapshot.ruling.state.best_step
+    if stepless:
+        best = replay(snapshot.ruling.rule, by_number(snapshot.history)).best_step
     for step in reversed(snapshot.history.pending_evals):
         out.append(f"{step:>6}  {'pending':>9}\n", dim)
     for row in reversed(judgements):

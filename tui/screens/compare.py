@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from tui import words
 from tui.axes import ChartSpec, Role, Series
-from tui.curves import GUTTER, X_WORDS, CurveCache, counts_tokens, reading, x_words
+from tui.curves import GUTTER, X_WORDS, CurveCache, best_eval, counts_tokens, reading, x_words
 from tui.keys import CHART_ACTIONS, bindings
 from tui.screens.chart_keys import ChartKeys
 from tui.snapshot import RunSnapshot
@@ -73,6 +73,7 @@ class CompareScreen(ChartKeys):
 
     def redraw(self) -> None:
         """Draw both charts and the legend."""
+        self.view = self.view.suited(*(snapshot.history for snapshot in self.snapshots.values()))
         app, view = cast("TunewatchApp", self.app), self.view
         curves: dict[str, list[Series]] = {"eval": [], "loss": []}
         for target, snapshot in self.snapshots.items():
@@ -109,9 +110,10 @@ class CompareScreen(ChartKeys):
             out.append(f"{words.shorten(snapshot.name, room):<{room}} ")
             if view.x_mode == "tokens" and not counts_tokens(snapshot.history):
                 out.append("tells no tokens: left out", "dim")
+            elif view.x_mode != "epoch" and snapshot.history.stepless:
+                out.append("tells no steps: left out", "dim")
             elif view.cursor is None:
-                best = snapshot.ruling.state
-                out.append(f"{snapshot.state:<10} ", "dim").append(f"best {words.loss(best.best)} @{best.best_step}")
+                out.append(f"{snapshot.state:<10} ", "dim").append(_best(snapshot))
             else:
                 out.append(self._at_cursor(curves, number, view.cursor))
         return out
@@ -124,3 +126,12 @@ class CompareScreen(ChartKeys):
             if point is not None:
                 said.append(f"{word} {words.loss(point[1])} at {x_words(point[0], self.view.x_mode)}")
         return "   ".join(said) or "nothing there"
+
+
+def _best(snapshot: RunSnapshot) -> str:
+    """The lowest eval, and its place as far as the log tells it."""
+    state = snapshot.ruling.state
+    if not snapshot.history.stepless:
+        return f"best {words.loss(state.best)} @{state.best_step}"
+    best = best_eval(snapshot.history)
+    return "no eval" if best is None else f"best {words.loss(best.eval_loss)}"

@@ -163,6 +163,8 @@ class LiveScreen(LiveActions, ChartKeys):
             return
         from tui.curves import charts
 
+        self.view = self.view.suited(self.snapshot.history)
+
         for name, spec in charts(self.snapshot, self.view, self.cache).items():
             pane = self.query_one(f"#{name}", ChartPane)
             pane.palette, pane.spec = self.control.palette, spec
@@ -207,6 +209,8 @@ class LiveScreen(LiveActions, ChartKeys):
         return f"{where}: {said}"
 
     def _newest(self, name: PaneName, ys: tuple[float, ...]) -> str:
+        from tui.curves import best_eval
+
         snapshot = self.snapshot
         if snapshot is None or not ys:
             return ""
@@ -216,6 +220,9 @@ class LiveScreen(LiveActions, ChartKeys):
             evals = f" · eval {words.duration(snapshot.eval_s)}" if snapshot.eval_s else ""
             return f"{words.per_step(snapshot.step_s)}{trend}{evals}"
         if name == "eval":
+            if snapshot.history.stepless:
+                lowest = best_eval(snapshot.history)
+                return f"{words.loss(ys[-1])} · ★ {words.loss(lowest.eval_loss if lowest else None)}"
             state = snapshot.ruling.state
             best = f" · ★ {words.loss(state.best)} @{state.best_step}" if state.best is not None else ""
             return f"{words.loss(ys[-1])}{best}"
@@ -291,7 +298,7 @@ class LiveScreen(LiveActions, ChartKeys):
         if ruling.state.best is not None:
             out.append(f"   ★ {words.loss(ruling.state.best)} @{ruling.state.best_step}", "dim")
         line, colour = stop_words.phase_words(snapshot, ruling)
-        out.append(f"\n{stop_words.meter(ruling)} ", "dim")
+        out.append("\n" if history.stepless else f"\n{stop_words.meter(ruling)} ", "dim")
         out.append(line, self.control.theme_variables.get(colour, ""))
         rows = quote_words.ordered(snapshot)
         if rows:
@@ -344,7 +351,9 @@ class LiveScreen(LiveActions, ChartKeys):
     def _keep(self) -> None:
         """Remember what was chosen: the next start begins with it."""
         view = self.view
-        left = RunLayout(view.x_mode, view.smoothing, tuple(sorted(view.log_y)), self.chosen, self._solo)
+        # the axis of a log without steps was nobody's choice
+        mode = "step" if view.x_mode == "epoch" else view.x_mode
+        left = RunLayout(mode, view.smoothing, tuple(sorted(view.log_y)), self.chosen, self._solo)
         if left != self._left:
             self._left = left
             self.control.session.layout.keep_run(self.target, left)
@@ -357,13 +366,13 @@ class LiveScreen(LiveActions, ChartKeys):
 
     def cursor_to(self, step: int | None) -> None:
         """Put the cursor of all charts on a step."""
-        if step is None or self.snapshot is None:
+        if step is None or self.snapshot is None or self.view.x_mode == "epoch":
             return
         x = self.cache.x_of(self.snapshot.history, float(step), self.view.x_mode)
         self.look(replace(self.view, cursor=x))
 
     def step_at_cursor(self) -> int | None:
         """The step that the cursor of the charts stands on; None without a cursor."""
-        if self.view.cursor is None or self.snapshot is None:
+        if self.view.cursor is None or self.snapshot is None or self.view.x_mode == "epoch":
             return None
         return self.cache.step_of(self.snapshot.history, self.view.cursor, self.view.x_mode)
