@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.autostop import StopRule
 from runner.history import RunHistory
 from runner.log import LogReader
 from tests.support.tui import app_with, history, snapshot
@@ -17,6 +18,7 @@ from tui.document import watch_document, watch_lines
 from tui.screens.compare import CompareScreen
 from tui.screens.live import LiveScreen
 from tui.stop_words import panel, phase_words
+from tui.what_if import sentences, try_rule
 from tui.widgets.chart_pane import ChartPane
 
 LOGS = Path(__file__).parent / "data" / "trainer-logs"
@@ -66,6 +68,8 @@ def test_its_evals_are_counted_from_the_first_and_no_step_is_made_up(read: RunHi
     one = snapshot(read)
     said = phase_words(one, one.ruling)[0]
     assert said == "counted in evals: the newest, the 6th, was a gain"
+    over = replace(one, state="finished")
+    assert phase_words(over, over.ruling)[0] == "counted in evals it would not have fired"
     shown = panel(one, {}, 47).plain
     assert "waiting for step" not in shown
     newest = next(line for line in shown.splitlines() if "★" in line)
@@ -77,6 +81,14 @@ def test_its_evals_are_counted_from_the_first_and_no_step_is_made_up(read: RunHi
     document = watch_document(one)
     assert document["progress"]["step"] is None
     assert document["autostop"]["best_step"] is None, "for programs a step is a step"
+
+
+def test_another_rule_is_tried_on_its_counted_evals(read: RunHistory) -> None:
+    strict = StopRule(patience=1, min_delta=0.1)
+    said = [text for text, _ in sentences(try_rule(read, StopRule(), strict, ended=True))]
+    assert said[0] == "This log tells no steps; counted in evals, it fires at the 5th."
+    said = [text for text, _ in sentences(try_rule(read, StopRule(), replace(strict, min_delta=0.0)))]
+    assert said[0] == "This log tells no steps; counted in evals, it does not fire."
 
 
 def test_an_eval_that_is_no_number_is_not_the_best(read: RunHistory) -> None:

@@ -49,6 +49,8 @@ def _stepless_words(snapshot: RunSnapshot, rule: StopRule) -> str:
         return f"counted in evals it would have fired at the {ordinal(state.stopped_at or 0)}"
     if state.reference_step is None:
         return "its log tells no steps: evals will be counted"
+    if snapshot.ended:
+        return "counted in evals it would not have fired"
     if not state.bad:
         return f"counted in evals: the newest, the {ordinal(state.reference_step)}, was a gain"
     return f"counted in evals: {state.bad} of {rule.patience} without gain since the {ordinal(state.reference_step)}"

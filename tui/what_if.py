@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from runner.autostop import Judgement, Phase, StopRule, StopState, judge, replay
 from runner.errors import UsageError
 from runner.history import RunHistory
 from tui import words
+from tui.stop_words import by_number, ordinal
 
 if TYPE_CHECKING:
     from estimator.whatif import RuleOutcome
@@ -93,6 +94,8 @@ class Trial:
     """The rule in force, on the forecast."""
     then: RuleOutcome | None = None
     """The tried rule, on the same futures."""
+    counted: StopState | None = None
+    """Where the log tells no steps: of the machine over the evals counted from 1 on, without min_steps."""
 
     @property
     def stops_at_once(self) -> bool:
@@ -122,6 +125,7 @@ def try_rule(
     return Trial(
         rule, in_force, state, tuple(judge(rule, pairs)), step, history.max_steps, ended, best, saved,
         found.get(in_force), found.get(rule),
+        replay(replace(rule, min_steps=0), by_number(history)) if history.stepless else None,
     )  # fmt: skip
 
 
@@ -148,6 +152,10 @@ def sentences(trial: Trial) -> list[Said]:
 
 def _so_far(trial: Trial) -> list[Said]:
     state, rule = trial.state, trial.rule
+    if trial.counted is not None:
+        at = trial.counted.stopped_at
+        fires = "it does not fire" if at is None else f"it fires at the {ordinal(at)}"
+        return [(f"This log tells no steps; counted in evals, {fires}.", "strong")]
     if not trial.judgements:
         return [("No eval yet to try it on.", "quiet")]
     if state.phase is Phase.FIRED:
