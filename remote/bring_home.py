@@ -31,7 +31,8 @@ def bring_home(
 ) -> tuple[int, int]:
     """Fetch what is new of a run's files: how many there are here now, and their bytes. What is here is not fetched.
 
-    Raises LinkError when it was not through after `seconds`, and what the transport raises; what came until then stays.
+    Raises LinkError when it was not through after `seconds`, what the transport raises, and OSError of the disk here;
+    what came until then stays.
     """
     until = clock() + seconds
     path = target.path.rstrip("/") or "/"

@@ -200,12 +200,14 @@ def _save(
 
 
 def _bring_home(desk: Desk, host: Transport, victim: Victim, run_dir: str) -> None:
-    """Log, metrics and results would go with the disk; what cannot be fetched does not keep the box alive."""
+    """Log, metrics and results would go with the disk; what cannot be fetched, or kept here, does not keep the box."""
     with desk.step("bring log and results home") as note:
-        target = target_of(desk.journal, victim.run, victim.instance_id, run_dir)
         try:
+            target = target_of(desk.journal, victim.run, victim.instance_id, run_dir)
             count, size = bring_home(host, target, desk.journal.home, clock=desk.mono)
         except TunewatchError as error:
             note.ok, note.detail = False, error.message
+        except OSError as error:
+            note.ok, note.detail = False, f"{error.filename or desk.journal.home} on this machine: {error.strerror}"
         else:
             note.detail = f"{count} files, {size / 1e6:.1f} MB"

@@ -288,6 +288,19 @@ def test_the_last_words_and_the_results_are_here_when_the_box_is_gone(
     assert row["state"] == "stopped"
 
 
+def test_a_laptop_that_cannot_keep_the_log_destroys_the_box_all_the_same(real: FakeVast, tmp_path: Path) -> None:
+    """A disk that is full or may not be written here is no reason for a box to go on billing."""
+    laptop = Laptop(real, tmp_path)
+    launch(laptop.desk(), laptop.request(43), laptop.open_pair, {})
+    (laptop.home / "mirrors").write_text("in the way")
+    desk = laptop.desk()
+    result = kill(desk, name_victim(desk.journal, "20260215-104518"), open_pair=laptop.open_pair, grace_s=20.0)
+    assert result.state == "destroyed"
+    [step] = [step for step in result.steps if step.name == "bring log and results home"]
+    assert (step.ok, "mirrors" in step.detail) == (False, True)
+    laptop.check_agreement()
+
+
 def test_a_box_that_does_not_answer_is_destroyed_all_the_same(real: FakeVast, tmp_path: Path) -> None:
     laptop = Laptop(real, tmp_path)
     launched = launch(laptop.desk(), laptop.request(41), laptop.open_pair, {})

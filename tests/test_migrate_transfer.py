@@ -219,6 +219,25 @@ def test_a_receiver_that_still_waits_behind_a_dead_link_is_ended_by_the_next_one
     assert verify_manifest(dest) == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (b"not json", "cannot be used"),
+        (b'{"files": {}}', "cannot be used: 'have'"),
+        (b'{"files": {"../../x": {"sha256": "0", "bytes": 1}}, "have": {"../../x": 0}}', "points outside"),
+    ],
+)
+def test_a_receiver_that_is_asked_nonsense_says_so_in_a_sentence(boxes: Boxes, asked: bytes, words: str) -> None:
+    boxes.dest(100).with_name("checkpoint-100.carry").mkdir(parents=True)
+    (boxes.new / "run" / "x").write_bytes(b"")
+    host = LocalTransport(home=boxes.new)
+    answer = host.run(python(f"runner.box.arrive {boxes.dest(100)} --asked {len(asked)}"), stdin=asked + b"x")
+    assert answer.rc == 1
+    assert words in answer.complaint
+    assert b"Traceback" not in answer.stderr
+    assert (boxes.new / "run" / "x").read_bytes() == b""
+
+
 @pytest.mark.slow
 def test_through_the_laptop_over_links_that_are_reset_and_fall_silent_it_arrives_whole(
     boxes: Boxes, tmp_path: Path

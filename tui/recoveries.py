@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import ProviderError, TunewatchError
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from remote.provider import Instance
     from remote.recovery_policy import Loss
 
-BRIEF = {
+BRIEF: Mapping[str, str] = {
     "outbid": "outbid",
     "offline": "its host is offline",
     "ended": "its contract ended",
     "ending": "its contract ends",
     "gone": "its box is gone",
 }
+"""By the cause of a loss, for the line above a run."""
 AGAIN_S = 300.0
 """Between two tries to recover the same run: the market may have an offer by then."""
 

@@ -106,7 +106,10 @@ class _Flusher:
 
 
 def from_stdin(dest: Path, asked: int) -> tuple[int, dict[str, Any]]:
-    """The exit code and the answer to the laptop; see the head of this file."""
+    """The exit code and the answer to the laptop; see the head of this file.
+
+    Raises OSError of the disk here, and ValueError, KeyError or TypeError for a question that makes no sense.
+    """
     with open(0, "rb", buffering=0, closefd=False) as stream:
         head = b""
         while len(head) < asked:
@@ -116,6 +119,8 @@ def from_stdin(dest: Path, asked: int) -> tuple[int, dict[str, Any]]:
             head += more
         said = json.loads(head)
         files, have = said["files"], {name: int(size) for name, size in said["have"].items()}
+        if any(name.startswith("/") or ".." in Path(name).parts for name in files):
+            raise ValueError("a file's name points outside the checkpoint")
         carry = dest.with_name(dest.name + CARRY)
         claim(carry)
         if sizes(carry, files) != have:
@@ -138,6 +143,9 @@ def main(argv: list[str] | None = None) -> int:
         code, answer = from_stdin(dest, options.asked)
     except OSError as error:
         sys.stderr.write(f"{error.filename or dest}: {error.strerror}\n")
+        return 1
+    except (ValueError, KeyError, TypeError) as error:
+        sys.stderr.write(f"what was asked cannot be used: {error}\n")
         return 1
     if code:
         sys.stderr.write("what is here is not what was believed, or the bytes ended too early\n")
